@@ -1,0 +1,7 @@
+//! Decorators: a block around a block, adding one concern. Off unless somebody asks for them.
+
+mod fault;
+mod stats;
+
+pub use fault::{Fault, FaultBlock};
+pub use stats::{Stats, StatsBlock};

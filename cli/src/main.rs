@@ -1,0 +1,2 @@
+//! The `vcbmount` binary.
+fn main() {}

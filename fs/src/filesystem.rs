@@ -1,0 +1,216 @@
+//! What every filesystem reader offers to views.
+
+use std::ops::ControlFlow;
+
+use vcb_block::{BlockRef, Result};
+
+/// A file name in WTF-8: UTF-8 that also carries unpaired UTF-16 surrogates, so that every NTFS name has
+/// exactly one form. For filesystems with byte names it is those bytes.
+pub type Name = [u8];
+/// An owned [`Name`].
+pub type NameBuf = Vec<u8>;
+
+/// Identity of a file within its volume, the same at every mount. For NTFS it is the 64-bit file
+/// reference: record number in the low 48 bits, sequence number above.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct FileId(pub u64);
+
+/// A point in time, as NTFS counts it: 100-nanosecond steps since 1601-01-01 UTC.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Default)]
+pub struct Time(pub u64);
+
+impl Time {
+    /// Steps between 1601-01-01 and 1970-01-01.
+    const UNIX_EPOCH: i128 = 116_444_736_000_000_000;
+
+    /// Seconds and nanoseconds since 1970-01-01; seconds are negative before, nanoseconds never are.
+    #[must_use]
+    pub fn unix(self) -> (i64, u32) {
+        let steps = i128::from(self.0) - Self::UNIX_EPOCH;
+        // 2^64 steps are 58,000 years: both parts fit their types.
+        (steps.div_euclid(10_000_000) as i64, (steps.rem_euclid(10_000_000) * 100) as u32)
+    }
+
+    /// From whole seconds since 1970-01-01, for filesystems that count those.
+    #[must_use]
+    pub fn from_unix(seconds: i64) -> Self {
+        let steps = i128::from(seconds) * 10_000_000 + Self::UNIX_EPOCH;
+        Time(u64::try_from(steps).unwrap_or(0))
+    }
+}
+
+/// What a directory entry is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum FileType {
+    /// A regular file.
+    File,
+    /// A folder.
+    Dir,
+    /// A symbolic link or junction.
+    Symlink,
+    /// Something that has no content here: a device, a VMFS system file.
+    Other,
+}
+
+/// Why a file's data cannot be had. Such a file is shown as it is; reading it fails.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Unreadable {
+    /// Encrypted by EFS.
+    Encrypted,
+    /// Replaced by a data-deduplication reparse point.
+    Deduplicated,
+    /// A cloud placeholder whose data is not on this volume.
+    CloudPlaceholder {
+        /// The reparse tag.
+        tag: u32,
+    },
+    /// A reparse tag that we do not know how to follow.
+    UnknownReparse {
+        /// The reparse tag.
+        tag: u32,
+    },
+    /// Any other reason.
+    Other(String),
+}
+
+/// Attributes of a file.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Attr {
+    /// Identity within the volume.
+    pub id: FileId,
+    /// What it is.
+    pub kind: FileType,
+    /// Length of the content in bytes.
+    pub size: u64,
+    /// Bytes really occupied: what `du` shows.
+    pub allocated: u64,
+    /// Number of names (on NTFS: not counting DOS ones).
+    pub links: u32,
+    /// Last write.
+    pub modified: Time,
+    /// Last change of metadata: what backup software calls ctime.
+    pub changed: Time,
+    /// Last read.
+    pub accessed: Time,
+    /// Birth.
+    pub created: Time,
+    /// DOS attributes (`FILE_ATTRIBUTE_*`), 0 where the filesystem has none.
+    pub dos: u32,
+    /// Reparse tag, 0 when there is none.
+    pub reparse_tag: u32,
+    /// True when names in this folder are compared case-sensitively.
+    pub case_sensitive: bool,
+    /// Set when reading the content is known to fail.
+    pub unreadable: Option<Unreadable>,
+}
+
+/// One entry of a folder.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct DirEntry {
+    /// The name.
+    pub name: NameBuf,
+    /// The file.
+    pub id: FileId,
+    /// What it is, as far as the entry alone tells; [`Filesystem::attr`] has the last word.
+    pub kind: FileType,
+    /// Position after this entry: passed to [`Filesystem::read_dir`] it continues with the next one.
+    pub next: u64,
+}
+
+/// A named stream.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Stream {
+    /// Its name.
+    pub name: NameBuf,
+    /// Length in bytes.
+    pub size: u64,
+}
+
+/// Where a symbolic link or junction leads.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum LinkTarget {
+    /// Inside the same volume: path components from the volume's root.
+    Volume(Vec<NameBuf>),
+    /// Relative to the link's folder: components, `..` among them.
+    Relative(Vec<NameBuf>),
+    /// Leads elsewhere: the text as the guest has it, `\` for separators.
+    Foreign(NameBuf),
+}
+
+/// Totals of a volume.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct FsStats {
+    /// Unit of allocation in bytes.
+    pub cluster_size: u32,
+    /// Clusters in all.
+    pub clusters: u64,
+    /// Free clusters.
+    pub free_clusters: u64,
+    /// Files, as far as the filesystem counts them.
+    pub files: u64,
+}
+
+/// A read-only filesystem on one volume. All methods may be called by many threads at once; no lock is
+/// held while data is read. Ids that were never handed out, and names that are not there, give
+/// [`vcb_block::Kind::NotFound`]; damage gives `Corrupt` and is never presented as absence.
+pub trait Filesystem: Send + Sync {
+    /// Short name of the format: `ntfs`, `vmfs6`.
+    fn kind(&self) -> &'static str;
+
+    /// Volume label, empty when there is none.
+    fn label(&self) -> NameBuf;
+
+    /// Volume serial number or UUID as the format prints it.
+    fn serial(&self) -> String;
+
+    /// The root folder.
+    fn root(&self) -> FileId;
+
+    /// The file called `name` in folder `dir`, byte-exact. Where the folder has no such name but one that
+    /// differs only in case, that is not a match: see [`Filesystem::lookup_ignore_case`].
+    fn lookup(&self, dir: FileId, name: &Name) -> Result<FileId>;
+
+    /// As [`Filesystem::lookup`], by the volume's own rules for letter case; an exact match wins.
+    fn lookup_ignore_case(&self, dir: FileId, name: &Name) -> Result<FileId>;
+
+    /// Calls `each` for the entries of `dir` after position `cookie` (0 is the start), in the folder's own
+    /// order, until it breaks or the folder ends. `.` and `..` are not among them.
+    fn read_dir(&self, dir: FileId, cookie: u64, each: &mut dyn FnMut(DirEntry) -> ControlFlow<()>) -> Result<()>;
+
+    /// Attributes.
+    fn attr(&self, id: FileId) -> Result<Attr>;
+
+    /// The folder that holds (one name of) `id`; the root's parent is the root.
+    fn parent(&self, id: FileId) -> Result<FileId>;
+
+    /// Opens the content, or a named stream.
+    ///
+    /// # Errors
+    /// `Unsupported` for what [`Attr::unreadable`] tells, `NotFound` for a stream that is not there,
+    /// `WrongType` for a folder's content.
+    fn open(&self, id: FileId, stream: Option<&Name>) -> Result<BlockRef>;
+
+    /// Named streams, without the content.
+    fn streams(&self, id: FileId) -> Result<Vec<Stream>>;
+
+    /// Where a link leads. `WrongType` when it is none.
+    fn read_link(&self, id: FileId) -> Result<LinkTarget>;
+
+    /// The security descriptor in self-relative form, when there is one.
+    fn security(&self, id: FileId) -> Result<Option<Vec<u8>>>;
+
+    /// Extended attributes in the format's own encoding (NTFS `$EA`), when there are any.
+    fn extended_attributes(&self, id: FileId) -> Result<Option<Vec<u8>>>;
+
+    /// The 16-byte object id, when there is one.
+    fn object_id(&self, id: FileId) -> Result<Option<[u8; 16]>>;
+
+    /// The raw reparse data (without the tag header), when there is any.
+    fn reparse_data(&self, id: FileId) -> Result<Option<Vec<u8>>>;
+
+    /// Totals of the volume.
+    fn stats(&self) -> Result<FsStats>;
+
+    /// Conditions of the volume that a user should know: a dirty log, hibernation, replay done.
+    fn notes(&self) -> Vec<String>;
+}

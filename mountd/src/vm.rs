@@ -1,0 +1,62 @@
+//! A VM opened for reading: what planning hands to views.
+
+use std::sync::Arc;
+
+use vcb_block::{BlockRef, Error};
+use vcb_fs::Filesystem;
+
+/// One VM with its disks open at the chosen, frozen point.
+pub struct OpenVm {
+    /// Display name.
+    pub name: String,
+    /// The VM's small files that a `fullvm` mount shows beside the disks: .vmx, .nvram, .vmsd.
+    pub files: Vec<VmFile>,
+    /// Disks, in controller order.
+    pub disks: Vec<OpenDisk>,
+}
+
+/// A small file of the VM folder.
+pub struct VmFile {
+    /// Name without path.
+    pub name: String,
+    /// Its bytes.
+    pub block: BlockRef,
+}
+
+/// A virtual disk as the guest sees it.
+pub struct OpenDisk {
+    /// From 0, in controller order.
+    pub number: u32,
+    /// Where it is attached: `scsi0:0`; empty when only a disk was given.
+    pub node: String,
+    /// Name of the disk's descriptor as the VM's configuration has it.
+    pub file_name: String,
+    /// `ddb.adapterType`.
+    pub adapter: String,
+    /// `ddb.uuid`, when there is one.
+    pub uuid: Option<String>,
+    /// Other `ddb.` entries that a served descriptor repeats (geometry, hardware version).
+    pub ddb: Vec<(String, String)>,
+    /// The content.
+    pub block: BlockRef,
+    /// Volumes found on it, in partition order.
+    pub volumes: Vec<OpenVolume>,
+}
+
+/// A volume of a disk.
+pub struct OpenVolume {
+    /// From 1, counted over all disks in order: the name under `digits/`.
+    pub number: u32,
+    /// Partition number on its disk, from 1; 0 when the disk has no partition table.
+    pub partition: u32,
+    /// Byte offset on the disk.
+    pub start: u64,
+    /// Length in bytes.
+    pub len: u64,
+    /// Disk signature of the MBR the partition is in, when it is in one.
+    pub mbr_signature: Option<u32>,
+    /// Partition GUID in on-disk byte order, when the disk has a GPT.
+    pub gpt_guid: Option<[u8; 16]>,
+    /// The filesystem, or why it cannot be shown.
+    pub fs: Result<Arc<dyn Filesystem>, Error>,
+}
