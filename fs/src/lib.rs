@@ -7,6 +7,7 @@
 #![cfg_attr(test, allow(clippy::unwrap_used))]
 
 mod filesystem;
+pub mod volume;
 
 pub use filesystem::{
     Attr, DirEntry, FileId, FileType, Filesystem, FsStats, LinkTarget, Name, NameBuf, Stream, Time, Unreadable,
