@@ -2,7 +2,7 @@
 
 use std::ops::ControlFlow;
 
-use vcb_block::{BlockRef, Result};
+use vcb_block::{BlockRef, Error, Kind, Result};
 
 /// A file name in WTF-8: UTF-8 that also carries unpaired UTF-16 surrogates, so that every NTFS name has
 /// exactly one form. For filesystems with byte names it is those bytes.
@@ -151,7 +151,7 @@ pub struct FsStats {
 }
 
 /// A read-only filesystem on one volume. All methods may be called by many threads at once; no lock is
-/// held while data is read. Ids that were never handed out, and names that are not there, give
+/// held while data is read, nor while a caller's closure runs. Ids that were never handed out, and names that are not there, give
 /// [`vcb_block::Kind::NotFound`]; damage gives `Corrupt` and is never presented as absence.
 pub trait Filesystem: Send + Sync {
     /// Short name of the format: `ntfs`, `vmfs6`.
@@ -182,6 +182,26 @@ pub trait Filesystem: Send + Sync {
 
     /// The folder that holds (one name of) `id`; the root's parent is the root.
     fn parent(&self, id: FileId) -> Result<FileId>;
+
+    /// The file whose id has `record` in its low 48 bits. A volume that does not change has at most one, so
+    /// inode numbers of a mount need not carry more. Filesystems whose ids use the high bits override it.
+    fn by_record(&self, record: u64) -> Result<FileId> {
+        Ok(FileId(record))
+    }
+
+    /// (One of) the names of `id` in the folder that [`Filesystem::parent`] gives. The default searches that
+    /// folder; formats that store names with the file override it.
+    fn name(&self, id: FileId) -> Result<NameBuf> {
+        let mut found = None;
+        self.read_dir(self.parent(id)?, 0, &mut |entry| {
+            if entry.id == id {
+                found = Some(entry.name);
+                return ControlFlow::Break(());
+            }
+            ControlFlow::Continue(())
+        })?;
+        found.ok_or_else(|| Error::new(Kind::NotFound, "fs", "a file is not in its own parent folder"))
+    }
 
     /// Opens the content, or a named stream.
     ///

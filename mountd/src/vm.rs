@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use vcb_block::{BlockRef, Error};
-use vcb_fs::Filesystem;
+use vcb_fs::{Filesystem, Time};
 
 /// One VM with its disks open at the chosen, frozen point.
 pub struct OpenVm {
@@ -21,6 +21,8 @@ pub struct VmFile {
     pub name: String,
     /// Its bytes.
     pub block: BlockRef,
+    /// Last write, when the datastore tells.
+    pub modified: Option<Time>,
 }
 
 /// A virtual disk as the guest sees it.
@@ -39,6 +41,9 @@ pub struct OpenDisk {
     pub ddb: Vec<(String, String)>,
     /// The content.
     pub block: BlockRef,
+    /// Newest write to any file of the disk's chain, when the datastore tells. Backup software takes an
+    /// image with unchanged times for an unchanged image, so this must not be guessed.
+    pub modified: Option<Time>,
     /// Volumes found on it, in partition order.
     pub volumes: Vec<OpenVolume>,
 }
