@@ -3,4 +3,11 @@
 #![deny(unsafe_code)]
 #![cfg_attr(test, allow(clippy::unwrap_used))]
 
+pub mod config;
+pub mod datastore;
+pub mod failure;
+pub mod plan;
+pub mod spec;
 pub mod vm;
+
+pub use failure::{Code, Exit, Failure, Outcome};

@@ -1,0 +1,108 @@
+//! A folder of this host as a datastore: a mounted NFS export, or a copy.
+
+use std::path::{Component, Path, PathBuf};
+use std::sync::Arc;
+
+use vcb_block::{BlockRef, Error, FileSource, Kind, Result};
+use vcb_vmdk::{FolderResolver, Resolver};
+
+use super::{Datastore, Entry};
+
+const LAYER: &str = "datastore";
+
+/// Everything below one folder. Symbolic links that lead out of it are refused.
+pub struct Folder {
+    name: String,
+    root: PathBuf,
+}
+
+impl Folder {
+    /// `root` must be a folder.
+    ///
+    /// # Errors
+    /// When it is not, or cannot be reached.
+    pub fn open(name: impl Into<String>, root: impl AsRef<Path>) -> Result<Self> {
+        let root = root.as_ref();
+        let real = root.canonicalize().map_err(|err| Error::io(LAYER, err).path(root))?;
+        if !real.is_dir() {
+            return Err(Error::new(Kind::WrongType, LAYER, "not a folder").path(root));
+        }
+        Ok(Folder { name: name.into(), root: real })
+    }
+
+    /// The folder, canonical.
+    #[must_use]
+    pub fn root(&self) -> &Path {
+        &self.root
+    }
+
+    /// The host path of `path`, when it exists below the root.
+    fn real(&self, path: &str) -> Result<PathBuf> {
+        let forbidden = || Error::new(Kind::Forbidden, LAYER, format!("'{path}' leads out of the datastore"));
+        let relative = Path::new(path);
+        if !relative.components().all(|part| matches!(part, Component::Normal(_) | Component::CurDir)) {
+            return Err(forbidden().path(&self.root));
+        }
+        let full = self.root.join(relative);
+        let real = full.canonicalize().map_err(|err| Error::io(LAYER, err).path(&full))?;
+        if real.starts_with(&self.root) { Ok(real) } else { Err(forbidden().path(&full)) }
+    }
+}
+
+impl Datastore for Folder {
+    fn name(&self) -> &str {
+        &self.name
+    }
+
+    fn describe(&self) -> String {
+        format!("folder {}", self.root.display())
+    }
+
+    fn list(&self, folder: &str) -> Result<Vec<Entry>> {
+        let real = self.real(folder)?;
+        let fail = |err| Error::io(LAYER, err).path(&real);
+        let mut entries = Vec::new();
+        for entry in std::fs::read_dir(&real).map_err(fail)? {
+            let entry = entry.map_err(fail)?;
+            let Ok(name) = entry.file_name().into_string() else { continue };
+            // Follows links, so that a linked VM folder counts as a folder. A dangling or forbidden link is
+            // no entry: opening it by name still says why.
+            let Ok(meta) = std::fs::metadata(entry.path()) else { continue };
+            entries.push(Entry { name, is_dir: meta.is_dir(), size: if meta.is_dir() { 0 } else { meta.len() } });
+        }
+        entries.sort_by(|a, b| a.name.cmp(&b.name));
+        Ok(entries)
+    }
+
+    fn open(&self, path: &str) -> Result<BlockRef> {
+        Ok(Arc::new(FileSource::open(self.real(path)?)?))
+    }
+
+    fn resolver(&self) -> Result<Arc<dyn Resolver>> {
+        Ok(FolderResolver::new(&self.root)?)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_stay_below_the_root() {
+        let dir = tempfile::tempdir().unwrap();
+        let root = dir.path().join("ds");
+        std::fs::create_dir_all(root.join("vm")).unwrap();
+        std::fs::write(root.join("vm/a.vmx"), "x").unwrap();
+        std::fs::write(dir.path().join("secret"), "s").unwrap();
+        std::os::unix::fs::symlink("../secret", root.join("out")).unwrap();
+        let folder = Folder::open("ds", &root).unwrap();
+        assert_eq!(folder.list("vm").unwrap(), [Entry { name: "a.vmx".into(), is_dir: false, size: 1 }]);
+        assert_eq!(folder.open("vm/a.vmx").unwrap().len(), 1);
+        for out in ["../secret", "vm/../../secret", "/etc/passwd", "out"] {
+            assert_eq!(folder.open(out).err().unwrap().kind(), Kind::Forbidden, "{out}");
+        }
+        assert_eq!(folder.open("vm/none").err().unwrap().kind(), Kind::NotFound);
+        assert_eq!(folder.list("vm/a.vmx").unwrap_err().kind(), Kind::WrongType);
+        assert_eq!(Folder::open("x", root.join("vm/a.vmx")).err().unwrap().kind(), Kind::WrongType);
+    }
+}
