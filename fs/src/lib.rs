@@ -7,6 +7,7 @@
 #![cfg_attr(test, allow(clippy::unwrap_used))]
 
 mod filesystem;
+pub mod ntfs;
 pub mod volume;
 
 pub use filesystem::{

@@ -1,0 +1,4 @@
+//! NTFS, read-only.
+
+mod cache;
+pub mod codec;
