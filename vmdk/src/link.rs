@@ -1,0 +1,178 @@
+//! One link: finding its descriptor, wherever it is kept, and opening its extents.
+
+use std::sync::Arc;
+
+use vcb_block::{BlockRef, Error, Kind, Result};
+
+use crate::cache::Cache;
+use crate::descriptor::{Access, Descriptor, ExtentInfo, ExtentKind, MAX_BYTES};
+use crate::disk::OpenOptions;
+use crate::extent::{Extent, Flat, HOSTED_MAGIC, HostedHeader, NoAccess, Zeros, hosted};
+use crate::resolve::{Resolved, Resolver};
+
+const LAYER: &str = "vmdk";
+
+/// A link whose descriptor was read.
+pub(crate) struct Found {
+    pub(crate) resolved: Resolved,
+    pub(crate) descriptor: Descriptor,
+    /// True when the file with the descriptor is also its only extent.
+    pub(crate) single: bool,
+}
+
+/// Reads the descriptor of `resolved`: the file itself, or embedded in a sparse extent.
+pub(crate) fn find(resolved: Resolved) -> Result<Found> {
+    let name = resolved.name.clone();
+    find_in(resolved).map_err(|err| err.path(&name))
+}
+
+fn find_in(resolved: Resolved) -> Result<Found> {
+    let block = &resolved.block;
+    let head = read(block, 0, block.len().min(512))?;
+    match head.get(..4) {
+        Some(magic) if magic.eq_ignore_ascii_case(HOSTED_MAGIC) => {}
+        Some(b"COWD" | b"\xBE\xBA\xFE\xCA") => return Err(bare()),
+        _ => {
+            if block.len() > MAX_BYTES {
+                return Err(Error::corrupt(LAYER, "neither a descriptor nor a sparse disk"));
+            }
+            let descriptor = Descriptor::parse(&read(block, 0, block.len())?)?;
+            return Ok(Found { resolved, descriptor, single: false });
+        }
+    }
+    let header = HostedHeader::parse(&head)?;
+    let Some((offset, size)) = header.descriptor(block.len())? else { return Err(bare()) };
+    if size > MAX_BYTES {
+        return Err(Error::new(Kind::Limit, LAYER, format!("a descriptor of {size} bytes")).at(36));
+    }
+    let descriptor = Descriptor::parse(&read(block, offset, size)?).map_err(|err| err.at(offset))?;
+    // A file without capacity only carries the text.
+    let single = header.capacity != 0;
+    if single && descriptor.extents.len() != 1 {
+        let text = format!("a descriptor of {} extents inside an extent", descriptor.extents.len());
+        return Err(Error::corrupt(LAYER, text).at(offset));
+    }
+    Ok(Found { resolved, descriptor, single })
+}
+
+/// Holes of a lone extent could be its parent's bytes; only a descriptor knows.
+fn bare() -> Error {
+    Error::unsupported(LAYER, "this file is an extent without a descriptor; open the descriptor that names it")
+}
+
+fn read(block: &BlockRef, offset: u64, len: u64) -> Result<Vec<u8>> {
+    // Bounded by the callers.
+    let mut bytes = vec![0; len as usize];
+    block.read_at(&mut bytes, offset)?;
+    Ok(bytes)
+}
+
+/// Opens all extents of a link.
+pub(crate) fn extents(
+    resolver: &dyn Resolver,
+    found: &Found,
+    options: &OpenOptions,
+    cache: &Arc<Cache>,
+    warnings: &mut Vec<String>,
+) -> Result<Vec<Box<dyn Extent>>> {
+    let mut opener = Opener { resolver, found, options, cache, warnings };
+    found.descriptor.extents.iter().map(|info| opener.open(info)).collect()
+}
+
+struct Opener<'a> {
+    resolver: &'a dyn Resolver,
+    found: &'a Found,
+    options: &'a OpenOptions,
+    cache: &'a Arc<Cache>,
+    warnings: &'a mut Vec<String>,
+}
+
+impl Opener<'_> {
+    fn open(&mut self, info: &ExtentInfo) -> Result<Box<dyn Extent>> {
+        // The descriptor has bounded the sum of all extents.
+        let len = info.sectors * 512;
+        if info.access == Access::None {
+            return Ok(Box::new(NoAccess::new(len)));
+        }
+        let own = &self.found.resolved;
+        match info.kind {
+            ExtentKind::Zero => Ok(Box::new(Zeros { len })),
+            // The name in an embedded descriptor is often stale; the file at hand is meant.
+            ExtentKind::Sparse if self.found.single => {
+                let file = own.block.clone();
+                self.sparse(file, &own.name, info)
+            }
+            _ if self.found.single => {
+                let text = format!("an extent of type {} in a hosted sparse file", info.kind.as_str());
+                Err(Error::corrupt(LAYER, text).path(&own.name))
+            }
+            ExtentKind::VmfsRdm | ExtentKind::VmfsRaw => self.device(info, len),
+            ExtentKind::VsanSparse => {
+                let text = "vSAN deltas can be read only inside their vSAN";
+                Err(Error::unsupported(LAYER, text).path(&own.name))
+            }
+            ExtentKind::Flat | ExtentKind::Vmfs if self.is_device(info) => self.device(info, len),
+            kind => {
+                let file = self.resolver.open(&own.name, info.file.as_deref().unwrap_or_default())?;
+                self.file(kind, file, info, len)
+            }
+        }
+    }
+
+    fn file(&mut self, kind: ExtentKind, file: Resolved, info: &ExtentInfo, len: u64) -> Result<Box<dyn Extent>> {
+        match kind {
+            ExtentKind::Sparse => self.sparse(file.block, &file.name, info),
+            ExtentKind::Flat | ExtentKind::Vmfs => {
+                let start = sectors(info.offset)?;
+                Ok(Box::new(Flat::new(file.block, start, len).map_err(|err| err.path(&file.name))?))
+            }
+            kind => Err(Error::unsupported(LAYER, format!("extents of type {}", kind.as_str())).path(&file.name)),
+        }
+    }
+
+    /// True for a name that stands for a device of the host rather than for a file beside the descriptor.
+    fn is_device(&self, info: &ExtentInfo) -> bool {
+        let name = info.file.as_deref().unwrap_or_default();
+        self.options.devices.contains_key(name) || name.starts_with("/dev/") || name.starts_with("\\\\.\\")
+    }
+
+    fn device(&self, info: &ExtentInfo, len: u64) -> Result<Box<dyn Extent>> {
+        let name = info.file.as_deref().unwrap_or_default();
+        let Some(device) = self.options.devices.get(name) else {
+            let text = format!("the extent is the raw device '{name}', and no device is configured under this name");
+            return Err(Error::unsupported(LAYER, text).path(&self.found.resolved.name));
+        };
+        Ok(Box::new(Flat::new(device.clone(), sectors(info.offset)?, len).map_err(|err| err.path(name))?))
+    }
+
+    fn sparse(&mut self, file: BlockRef, name: &str, info: &ExtentInfo) -> Result<Box<dyn Extent>> {
+        self.hosted(file, name, info).map_err(|err| err.path(name))
+    }
+
+    fn hosted(&mut self, file: BlockRef, name: &str, info: &ExtentInfo) -> Result<Box<dyn Extent>> {
+        let mut header = HostedHeader::parse(&read(&file, 0, file.len().min(512))?)?;
+        header.capacity = capacity(header.capacity, header.grain, info.sectors).map_err(|err| err.at(12))?;
+        if header.unclean {
+            self.warnings.push(format!("{name}: was not closed cleanly by the program that wrote it"));
+        }
+        if header.is_compressed() {
+            return Err(Error::unsupported(LAYER, "stream-optimized extents"));
+        }
+        Ok(Box::new(hosted::open(&header, file, self.cache.clone(), self.options.allow_dirty)?))
+    }
+}
+
+/// The sectors to use of a sparse extent: as many as the descriptor says, which may be less than the
+/// header says by the rounding to whole grains only.
+pub(crate) fn capacity(header: u64, grain: u64, descriptor: u64) -> Result<u64> {
+    if header >= descriptor && header - descriptor < grain.max(1) {
+        return Ok(descriptor);
+    }
+    let text = format!("the header says {header} sectors, the descriptor {descriptor}");
+    Err(Error::corrupt(LAYER, text))
+}
+
+fn sectors(count: u64) -> Result<u64> {
+    let bytes = count.checked_mul(512).filter(|&bytes| bytes <= i64::MAX as u64);
+    bytes.ok_or_else(|| Error::corrupt(LAYER, format!("an extent at sector {count}")))
+}
