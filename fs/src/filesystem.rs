@@ -73,6 +73,18 @@ pub enum Unreadable {
     Other(String),
 }
 
+impl std::fmt::Display for Unreadable {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Unreadable::Encrypted => f.write_str("encrypted by EFS"),
+            Unreadable::Deduplicated => f.write_str("replaced by data deduplication"),
+            Unreadable::CloudPlaceholder { tag } => write!(f, "a cloud placeholder (reparse tag {tag:#010x})"),
+            Unreadable::UnknownReparse { tag } => write!(f, "behind the unknown reparse tag {tag:#010x}"),
+            Unreadable::Other(why) => f.write_str(why),
+        }
+    }
+}
+
 /// Attributes of a file.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Attr {
@@ -133,8 +145,26 @@ pub enum LinkTarget {
     Volume(Vec<NameBuf>),
     /// Relative to the link's folder: components, `..` among them.
     Relative(Vec<NameBuf>),
-    /// Leads elsewhere: the text as the guest has it, `\` for separators.
+    /// To a place that the guest names absolutely: on this volume or another one, which only those who
+    /// know the guest's drive letters can tell.
+    Guest {
+        /// The volume.
+        volume: GuestVolume,
+        /// Path components from that volume's root.
+        path: Vec<NameBuf>,
+    },
+    /// Leads elsewhere (a network share, a device, a path of the guest's Linux subsystem): the text as the
+    /// guest has it.
     Foreign(NameBuf),
+}
+
+/// How a guest names one of its volumes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum GuestVolume {
+    /// By drive letter, a capital: `C:\…`.
+    Letter(char),
+    /// By volume GUID, `\\?\Volume{…}\…`, in the byte order of GPT entries and MountedDevices.
+    Guid([u8; 16]),
 }
 
 /// Totals of a volume.
@@ -151,8 +181,9 @@ pub struct FsStats {
 }
 
 /// A read-only filesystem on one volume. All methods may be called by many threads at once; no lock is
-/// held while data is read, nor while a caller's closure runs. Ids that were never handed out, and names that are not there, give
-/// [`vcb_block::Kind::NotFound`]; damage gives `Corrupt` and is never presented as absence.
+/// held while data is read, nor while a caller's closure runs. Names that are not there give
+/// [`vcb_block::Kind::NotFound`]. An id that leads nowhere gives `Corrupt`, as all damage does: it came from
+/// a folder, and damage is never presented as absence.
 pub trait Filesystem: Send + Sync {
     /// Short name of the format: `ntfs`, `vmfs6`.
     fn kind(&self) -> &'static str;
@@ -174,8 +205,13 @@ pub trait Filesystem: Send + Sync {
     fn lookup_ignore_case(&self, dir: FileId, name: &Name) -> Result<FileId>;
 
     /// Calls `each` for the entries of `dir` after position `cookie` (0 is the start), in the folder's own
-    /// order, until it breaks or the folder ends. `.` and `..` are not among them.
+    /// order, until it breaks or the folder ends. `.` and `..` are not among them. Positions survive a
+    /// remount; they are below 2^63, and 1 to 15 are never used, so that a front end may have them.
     fn read_dir(&self, dir: FileId, cookie: u64, each: &mut dyn FnMut(DirEntry) -> ControlFlow<()>) -> Result<()>;
+
+    /// Tells that the attributes of `ids` will be asked for next, so that they can be read together. A hint:
+    /// it changes no answer, and failures show when the attributes are asked for.
+    fn prefetch(&self, _ids: &[FileId]) {}
 
     /// Attributes.
     fn attr(&self, id: FileId) -> Result<Attr>;

@@ -11,5 +11,6 @@ pub mod ntfs;
 pub mod volume;
 
 pub use filesystem::{
-    Attr, DirEntry, FileId, FileType, Filesystem, FsStats, LinkTarget, Name, NameBuf, Stream, Time, Unreadable,
+    Attr, DirEntry, FileId, FileType, Filesystem, FsStats, GuestVolume, LinkTarget, Name, NameBuf, Stream, Time,
+    Unreadable,
 };

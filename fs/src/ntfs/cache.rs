@@ -77,7 +77,7 @@ mod tests {
             cache.insert(key, Arc::new(key), 100);
         }
         let held = (0..10_000).filter(|key| cache.contains(key)).count();
-        assert!(held <= 80 && held >= 60, "{held}");
+        assert!((60..=80).contains(&held), "{held}");
         assert_eq!(cache.get(&9_999).as_deref(), Some(&9_999));
     }
 

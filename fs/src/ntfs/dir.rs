@@ -1,0 +1,183 @@
+//! Folders: entries in index order, and looking up names.
+
+use std::cmp::Ordering;
+use std::ops::ControlFlow;
+use std::sync::Arc;
+
+use vcb_block::bytes::{le32, le64, u8_at};
+use vcb_block::{Error, Kind, Result};
+
+use super::error::{Fault, LAYER};
+use super::file::File;
+use super::index::Index;
+use super::name::{self, Utf16};
+use super::record::NUMBER;
+use super::volume::Ntfs;
+use super::{ROOT, reparse};
+use crate::{DirEntry, FileId, FileType, Name};
+
+/// Records 0 to 15 are NTFS's own files; among them is the root.
+const FIRST_USER: u64 = 16;
+
+/// `$I30`, the name of folder indexes, as stored.
+pub(super) const I30: Utf16<'static> = Utf16(b"$\0I\x003\x000\0");
+
+/// FILE_ATTRIBUTE_REPARSE_POINT.
+const REPARSE: u32 = 0x400;
+/// Set in $FILE_NAME for folders.
+const FOLDER: u32 = 0x1000_0000;
+/// Namespace of names made up for DOS.
+const DOS: u8 = 2;
+
+/// A $FILE_NAME: an attribute of the file and the key of its folder's index.
+///
+/// ```text
+/// 0x00 folder  0x08 times  0x28 sizes  0x38 attributes  0x3C reparse tag  0x40 length  0x41 namespace  0x42 name
+/// ```
+pub(super) struct FileName<'a> {
+    /// Reference of the folder.
+    pub(super) folder: u64,
+    /// The name.
+    pub(super) name: Utf16<'a>,
+    attributes: u32,
+    tag: u32,
+    namespace: u8,
+}
+
+impl<'a> FileName<'a> {
+    pub(super) fn parse(bytes: &'a [u8]) -> Result<Self, Fault> {
+        const SHORT: Fault = Fault::Short("file name");
+        let len = 2 * usize::from(u8_at(bytes, 0x40).ok_or(SHORT)?);
+        Ok(FileName {
+            folder: le64(bytes, 0).ok_or(SHORT)?,
+            name: Utf16(bytes.get(0x42..0x42 + len).ok_or(SHORT)?),
+            attributes: le32(bytes, 0x38).ok_or(SHORT)?,
+            tag: le32(bytes, 0x3C).ok_or(SHORT)?,
+            namespace: u8_at(bytes, 0x41).ok_or(SHORT)?,
+        })
+    }
+
+    /// True for a short name that stands beside a real one.
+    pub(super) fn is_dos(&self) -> bool {
+        self.namespace == DOS
+    }
+
+    fn file_type(&self) -> FileType {
+        let dir = self.attributes & FOLDER != 0;
+        let tag = if self.attributes & REPARSE != 0 { self.tag } else { 0 };
+        reparse::file_type(tag, dir)
+    }
+}
+
+impl Ntfs {
+    /// The index of a folder, from the cache of open folders.
+    fn folder(&self, dir: FileId) -> Result<Arc<Index>> {
+        if let Some(index) = self.folders.get(&dir.0) {
+            return Ok(index);
+        }
+        let file = File::open(&self.mft, dir.0)?;
+        if !file.base.is_dir() {
+            return Err(Error::new(Kind::WrongType, LAYER, format!("MFT record {} is not a folder", file.number())));
+        }
+        let index = Arc::new(Index::open(&self.mft, &file, I30)?);
+        self.folders.insert(dir.0, Arc::clone(&index), index.weight());
+        Ok(index)
+    }
+
+    /// NTFS's own files, and the root's entry for itself.
+    fn is_hidden(&self, dir: FileId, entry: u64) -> bool {
+        let number = entry & NUMBER;
+        dir.0 & NUMBER == ROOT && (number == ROOT || (number < FIRST_USER && !self.options.metafiles))
+    }
+
+    pub(super) fn walk(
+        &self,
+        dir: FileId,
+        cookie: u64,
+        each: &mut dyn FnMut(DirEntry) -> ControlFlow<()>,
+    ) -> Result<()> {
+        let index = self.folder(dir)?;
+        let mut resumed = cookie == 0;
+        let mut last: Vec<u8> = Vec::new();
+        let mut cursor = match cookie {
+            0 => index.first(&self.nodes)?,
+            _ => {
+                let Some(key) = index.key_at(&self.nodes, cookie)? else {
+                    let text = format!("no entry of MFT record {} is at position {cookie:#x}", dir.0 & NUMBER);
+                    return Err(Error::new(Kind::OutOfRange, LAYER, text));
+                };
+                let target = FileName::parse(&key).map_err(|fault| fault.in_record(dir.0 & NUMBER))?;
+                let cursor = index.seek(&self.nodes, |key| self.compare(key, target.name))?;
+                last.extend_from_slice(target.name.0);
+                cursor
+            }
+        };
+        while let Some(entry) = cursor.next()? {
+            let fault = |what| Fault::Entry { offset: entry.position as usize & 0xF_FFFF, what }.at(entry.place);
+            let found = FileName::parse(entry.key).map_err(|fault| fault.at(entry.place))?;
+            // Order is what lookups rely on, and what keeps a tree that contains itself from being endless.
+            let order = self.upcase.compare(Utf16(&last).units(), found.name.units());
+            if order.is_gt() {
+                return Err(fault("is out of order"));
+            }
+            if !resumed {
+                if order.is_lt() {
+                    return Err(fault("comes before the entry that its own key leads to"));
+                }
+                resumed = entry.position == cookie;
+                continue;
+            }
+            last.clear();
+            last.extend_from_slice(found.name.0);
+            if found.is_dos() || self.is_hidden(dir, entry.reference) {
+                continue;
+            }
+            if found.folder & NUMBER != dir.0 & NUMBER {
+                return Err(fault("belongs to another folder"));
+            }
+            if found.name.0.is_empty() || found.name.units().any(|unit| unit == 0 || unit == u16::from(b'/')) {
+                return Err(fault("has a name that no file can have"));
+            }
+            let entry = DirEntry {
+                name: found.name.to_wtf8(),
+                id: FileId(entry.reference),
+                kind: found.file_type(),
+                next: entry.position,
+            };
+            if each(entry).is_break() {
+                return Ok(());
+            }
+        }
+        if resumed { Ok(()) } else { Err(Fault::Mismatch("the position of an index entry").in_record(dir.0 & NUMBER)) }
+    }
+
+    /// How an index key compares with `name`, whatever the case.
+    fn compare(&self, key: &[u8], name: Utf16<'_>) -> Result<Ordering, Fault> {
+        Ok(self.upcase.compare(FileName::parse(key)?.name.units(), name.units()))
+    }
+
+    pub(super) fn find(&self, dir: FileId, name: &Name, ignore_case: bool) -> Result<FileId> {
+        let missing = || Error::new(Kind::NotFound, LAYER, format!("no {:?}", String::from_utf8_lossy(name)));
+        let index = self.folder(dir)?;
+        let units = name::units(name).ok_or_else(missing)?;
+        let bytes: Vec<u8> = units.iter().flat_map(|unit| unit.to_le_bytes()).collect();
+        let wanted = Utf16(&bytes);
+        let mut cursor = index.seek(&self.nodes, |key| self.compare(key, wanted))?;
+        let mut other_case = None;
+        // Names that differ in case only are neighbours; which of them comes first does not matter here.
+        while let Some(entry) = cursor.next()? {
+            let found = FileName::parse(entry.key).map_err(|fault| fault.at(entry.place))?;
+            if self.upcase.compare(found.name.units(), wanted.units()).is_ne() {
+                break;
+            }
+            if found.is_dos() || self.is_hidden(dir, entry.reference) {
+                continue;
+            }
+            if found.name == wanted {
+                return Ok(FileId(entry.reference));
+            }
+            other_case.get_or_insert(FileId(entry.reference));
+        }
+        other_case.filter(|_| ignore_case).ok_or_else(missing)
+    }
+}

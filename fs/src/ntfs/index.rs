@@ -1,0 +1,383 @@
+//! B+ trees: folders ($I30) and the index of security ids ($SII).
+//!
+//! ```text
+//! node   0x00 first entry  0x04 end of entries  0x08 allocated  0x0C flags (1: has children)
+//! entry  0x00 file or data reference  0x08 length  0x0A key length  0x0C flags  0x10 key … child VCN
+//! ```
+//! A node is the rest of the $INDEX_ROOT attribute or of an INDX block. In an entry's child lie the keys
+//! before its own; the last entry of a node has no key. Child VCNs count clusters, or 512-byte units where
+//! a cluster is longer than a block (observed, every cluster size from 512 bytes to 2 MiB).
+
+use std::cmp::Ordering;
+use std::sync::Arc;
+
+use vcb_block::bytes::{le16, le32, le64};
+use vcb_block::{BlockRef, Result, plan};
+
+use super::cache::Cache;
+use super::error::{Fault, Place};
+use super::file::File;
+use super::fixup;
+use super::mft::Mft;
+use super::name::Utf16;
+use super::record::kind;
+
+/// Longest index block: one cluster on volumes of 64 KiB clusters; others have 4 KiB.
+const MAX_BLOCK: u64 = 64 << 10;
+/// Longest index root: it is resident.
+const MAX_ROOT: u64 = 4096;
+/// Bytes of an index read at once.
+const PIECE: u64 = 64 << 10;
+/// Longest index bitmap: enough for 2^25 blocks, which hold more names than a volume has records.
+const MAX_BITMAP: u64 = 4 << 20;
+/// Deepest tree. A block holds at least six keys of the longest name, so 2^32 blocks are 13 levels.
+const MAX_DEPTH: usize = 32;
+/// Bytes before the node in $INDEX_ROOT.
+const ROOT_HEADER: usize = 0x10;
+/// Bytes before the node in an INDX block.
+const BLOCK_HEADER: usize = 0x18;
+
+/// Entry flag: has a child.
+const HAS_CHILD: u16 = 1;
+/// Entry flag: the last of its node, without a key.
+const LAST: u16 = 2;
+
+/// Blocks of indexes, by record number of the owner and piece.
+pub(super) type Pieces = Cache<(u64, u64), Piece>;
+
+/// Some blocks of an index in a row, update sequences applied.
+pub(super) struct Piece {
+    bytes: Vec<u8>,
+    /// Blocks that cannot be used, by index in the piece.
+    faults: Vec<(u64, Fault)>,
+}
+
+/// An open index. It does not change and may be shared.
+pub(super) struct Index {
+    /// Record number of the file that owns it.
+    record: u64,
+    root: Vec<u8>,
+    block_size: u64,
+    /// Bytes that child VCNs count.
+    vcn_unit: u64,
+    allocation: Option<BlockRef>,
+    bitmap: Vec<u8>,
+    weight: usize,
+}
+
+impl Index {
+    /// The index called `name` of `file`. Only one index of a file may be opened with one [`Pieces`].
+    pub(super) fn open(mft: &Mft, file: &File<'_>, name: Utf16<'_>) -> Result<Self> {
+        let record = file.number();
+        let place = Place::Index { record, block: None };
+        let Some(root) = file.content(kind::INDEX_ROOT, name)? else {
+            return Err(Fault::Missing("$INDEX_ROOT").in_record(record));
+        };
+        let root = file.read_all(root, kind::INDEX_ROOT, MAX_ROOT)?;
+        let block_size = u64::from(le32(&root, 8).ok_or(Fault::Short("index root").at(place))?);
+        if !(512..=MAX_BLOCK).contains(&block_size) || !block_size.is_power_of_two() {
+            return Err(Fault::Field { field: "index block size", value: block_size }.at(place));
+        }
+        let cluster = u64::from(mft.geometry.cluster);
+        let mut index = Index {
+            record,
+            root,
+            block_size,
+            vcn_unit: if cluster <= block_size { cluster } else { 512 },
+            allocation: None,
+            bitmap: Vec::new(),
+            weight: 0,
+        };
+        if let Some(content) = file.content(kind::INDEX_ALLOCATION, name)? {
+            if let super::file::Content::Clusters(clusters) = &content {
+                index.weight = clusters.runs.weight();
+            }
+            index.allocation = Some(file.plain(content, kind::INDEX_ALLOCATION)?);
+            let bitmap =
+                file.content(kind::BITMAP, name)?.ok_or_else(|| Fault::Missing("index bitmap").in_record(record))?;
+            index.bitmap = file.read_all(bitmap, kind::BITMAP, MAX_BITMAP)?;
+        }
+        index.weight += index.root.len() + index.bitmap.len() + size_of::<Index>();
+        Ok(index)
+    }
+
+    /// Bytes of memory.
+    pub(super) fn weight(&self) -> usize {
+        self.weight
+    }
+
+    /// A cursor before the first entry.
+    pub(super) fn first<'a>(&'a self, pieces: &'a Pieces) -> Result<Cursor<'a>> {
+        self.seek(pieces, |_| Ok(Ordering::Greater))
+    }
+
+    /// A cursor before the first entry whose key is not less than what is looked for; `compare` tells how
+    /// a key compares with that.
+    pub(super) fn seek<'a>(
+        &'a self,
+        pieces: &'a Pieces,
+        compare: impl Fn(&[u8]) -> Result<Ordering, Fault>,
+    ) -> Result<Cursor<'a>> {
+        let mut cursor = Cursor { index: self, pieces, stack: Vec::new(), passed: false };
+        let mut node = self.root_node()?;
+        loop {
+            let mut at = node.first;
+            let entry = loop {
+                let entry = node.entry(at)?;
+                let reached = entry.is_last() || compare(entry.key).map_err(|fault| fault.at(node.place))?.is_ge();
+                if reached {
+                    break entry;
+                }
+                at += entry.len;
+            };
+            let child = entry.child;
+            cursor.stack.push((node, at));
+            match child {
+                Some(vcn) => node = cursor.descend(vcn)?,
+                None => return Ok(cursor),
+            }
+        }
+    }
+
+    /// The entry at `position`, as [`Entry::position`] gave it.
+    ///
+    /// # Errors
+    /// As for reading; `None` when no entry begins there.
+    pub(super) fn key_at(&self, pieces: &Pieces, position: u64) -> Result<Option<Vec<u8>>> {
+        let node = match (position >> POSITION_BITS).checked_sub(1) {
+            None => self.root_node()?,
+            Some(block) if self.holds(block) => self.block_node(pieces, block)?,
+            Some(_) => return Ok(None),
+        };
+        let wanted = (position & ((1 << POSITION_BITS) - 1)) as usize;
+        let mut at = node.first;
+        loop {
+            let entry = node.entry(at)?;
+            if entry.is_last() || at > wanted {
+                return Ok(None);
+            }
+            if at == wanted {
+                return Ok(Some(entry.key.to_vec()));
+            }
+            at += entry.len;
+        }
+    }
+
+    fn root_node(&self) -> Result<Node<'_>> {
+        let place = Place::Index { record: self.record, block: None };
+        Node::new(place, 0, Source::Root(&self.root), ROOT_HEADER, self.root.len())
+    }
+
+    /// True when block number `block` exists and is in use.
+    fn holds(&self, block: u64) -> bool {
+        let exists = self.allocation.as_ref().is_some_and(|data| block < data.len() / self.block_size);
+        let byte = usize::try_from(block / 8).ok().and_then(|byte| self.bitmap.get(byte));
+        exists && byte.is_some_and(|byte| byte >> (block % 8) & 1 == 1)
+    }
+
+    fn block_node(&self, pieces: &Pieces, block: u64) -> Result<Node<'static>> {
+        let per_piece = (PIECE / self.block_size).max(1);
+        let (index, mut slot) = (block / per_piece, block % per_piece);
+        let piece = match pieces.get(&(self.record, index)) {
+            Some(piece) => piece,
+            None => match self.load(index * per_piece, per_piece) {
+                Ok(piece) => {
+                    pieces.insert((self.record, index), piece.clone(), piece.bytes.len());
+                    piece
+                }
+                // One bad sector must not take the blocks around it along.
+                Err(_) => {
+                    slot = 0;
+                    self.load(block, 1)?
+                }
+            },
+        };
+        let offset = block * self.block_size;
+        let place = Place::Index { record: self.record, block: Some(offset) };
+        if let Some((_, fault)) = piece.faults.iter().find(|(bad, _)| *bad == slot) {
+            return Err(fault.clone().at(place));
+        }
+        let start = (slot * self.block_size) as usize;
+        let end = start + self.block_size as usize;
+        let own = le64(&piece.bytes, start + 0x10).ok_or(Fault::Short("block header").at(place))?;
+        if own.checked_mul(self.vcn_unit) != Some(offset) {
+            return Err(Fault::Field { field: "own VCN", value: own }.at(place));
+        }
+        Node::new(place, block + 1, Source::Block(piece), start + BLOCK_HEADER, end)
+    }
+
+    fn load(&self, first: u64, count: u64) -> Result<Arc<Piece>> {
+        let Some(allocation) = &self.allocation else { return Err(Fault::Child(first).in_record(self.record)) };
+        let blocks = (allocation.len() / self.block_size).saturating_sub(first).min(count);
+        let mut bytes = vec![0; (blocks * self.block_size) as usize];
+        plan::read(allocation, &mut bytes, first * self.block_size)?;
+        let mut faults = Vec::new();
+        for (slot, block) in (0..).zip(bytes.chunks_exact_mut(self.block_size as usize)) {
+            if let Err(fault) = fixup::apply(block, "INDX") {
+                faults.push((slot, fault));
+            }
+        }
+        Ok(Arc::new(Piece { bytes, faults }))
+    }
+}
+
+/// Low bits of a position: offset of the entry in its node. Above: 0 for the root, else block number + 1.
+const POSITION_BITS: u32 = 20;
+
+enum Source<'i> {
+    Root(&'i [u8]),
+    Block(Arc<Piece>),
+}
+
+/// A node: the entries of the root or of a block.
+struct Node<'i> {
+    place: Place,
+    /// 0 for the root, else block number + 1.
+    number: u64,
+    source: Source<'i>,
+    /// Where the node begins in the source: entry offsets count from here.
+    base: usize,
+    /// Offset of the first entry.
+    first: usize,
+    /// Offset after the last entry.
+    end: usize,
+}
+
+/// An entry of a node.
+pub(super) struct Entry<'n> {
+    /// File reference of the file named, in folders.
+    pub(super) reference: u64,
+    /// The key, in folders a $FILE_NAME; empty in the last entry.
+    pub(super) key: &'n [u8],
+    /// Data of view indexes.
+    pub(super) data: &'n [u8],
+    /// Identifies the entry within its index: never 0.
+    pub(super) position: u64,
+    /// Structure it is in.
+    pub(super) place: Place,
+    child: Option<u64>,
+    flags: u16,
+    len: usize,
+}
+
+impl Entry<'_> {
+    fn is_last(&self) -> bool {
+        self.flags & LAST != 0
+    }
+}
+
+impl<'i> Node<'i> {
+    fn new(place: Place, number: u64, source: Source<'i>, base: usize, limit: usize) -> Result<Self> {
+        let mut node = Node { place, number, source, base, first: 0, end: 0 };
+        let field = |offset| le32(node.bytes(), base + offset).ok_or(Fault::Short("index node").at(place));
+        let (first, end) = (field(0)? as usize, field(4)? as usize);
+        if first < 0x10 || first > end || end > limit.saturating_sub(base) {
+            return Err(Fault::Field { field: "end of the index entries", value: end as u64 }.at(place));
+        }
+        (node.first, node.end) = (first, end);
+        Ok(node)
+    }
+
+    fn bytes(&self) -> &[u8] {
+        match &self.source {
+            Source::Root(bytes) => bytes,
+            Source::Block(piece) => &piece.bytes,
+        }
+    }
+
+    fn entry(&self, at: usize) -> Result<Entry<'_>> {
+        let fault = |what| Fault::Entry { offset: at, what }.at(self.place);
+        let bytes = self.bytes().get(self.base + at..self.base + self.end).ok_or_else(|| fault("is missing"))?;
+        let short = || fault("is cut off");
+        let len = usize::from(le16(bytes, 8).ok_or_else(short)?);
+        let key_len = usize::from(le16(bytes, 0x0A).ok_or_else(short)?);
+        let flags = le16(bytes, 0x0C).ok_or_else(short)?;
+        let bytes = bytes.get(..len).ok_or_else(|| fault("passes the end of its node"))?;
+        if len < 0x10 || !len.is_multiple_of(8) {
+            return Err(fault("impossible length"));
+        }
+        let (body, child) = match flags & HAS_CHILD {
+            0 => (len, None),
+            _ if len < 0x18 => return Err(short()),
+            _ => (len - 8, Some(le64(bytes, len - 8).ok_or_else(short)?)),
+        };
+        let key = match flags & LAST {
+            0 => bytes
+                .get(0x10..0x10 + key_len)
+                .filter(|_| 0x10 + key_len <= body)
+                .ok_or_else(|| fault("its key passes its end"))?,
+            _ => &[],
+        };
+        // In view indexes the reference is two 16-bit numbers: offset and length of the data.
+        let (data_at, data_len) = (le16(bytes, 0).map_or(0, usize::from), le16(bytes, 2).map_or(0, usize::from));
+        Ok(Entry {
+            reference: le64(bytes, 0).ok_or_else(short)?,
+            key,
+            data: bytes.get(data_at..data_at + data_len).unwrap_or_default(),
+            position: (at as u64) | self.number << POSITION_BITS,
+            place: self.place,
+            child,
+            flags,
+            len,
+        })
+    }
+}
+
+/// Walks an index in key order.
+pub(super) struct Cursor<'a> {
+    index: &'a Index,
+    pieces: &'a Pieces,
+    /// From the root down; the offset is that of the entry whose child the next node is, in the last node
+    /// that of the current entry.
+    stack: Vec<(Node<'a>, usize)>,
+    /// The current entry has been handed out.
+    passed: bool,
+}
+
+impl<'a> Cursor<'a> {
+    /// The next entry that has a key.
+    pub(super) fn next(&mut self) -> Result<Option<Entry<'_>>> {
+        if std::mem::take(&mut self.passed) {
+            self.advance()?;
+        }
+        while let Some((node, at)) = self.stack.last() {
+            if !node.entry(*at)?.is_last() {
+                break;
+            }
+            self.stack.pop();
+        }
+        let Some((node, at)) = self.stack.last() else { return Ok(None) };
+        self.passed = true;
+        node.entry(*at).map(Some)
+    }
+
+    /// To the first entry after the current one: below it when that has a child.
+    fn advance(&mut self) -> Result<()> {
+        let Some((node, at)) = self.stack.last_mut() else { return Ok(()) };
+        *at += node.entry(*at)?.len;
+        let mut child = node.entry(*at)?.child;
+        while let Some(vcn) = child {
+            let node = self.descend(vcn)?;
+            child = node.entry(node.first)?.child;
+            let first = node.first;
+            self.stack.push((node, first));
+        }
+        Ok(())
+    }
+
+    fn descend(&self, vcn: u64) -> Result<Node<'a>> {
+        let fault = |fault: Fault| fault.in_record(self.index.record);
+        if self.stack.len() >= MAX_DEPTH {
+            let limit = MAX_DEPTH as u64;
+            return Err(fault(Fault::Limit { what: "depth of an index", value: limit + 1, limit }));
+        }
+        let size = self.index.block_size;
+        let block = vcn
+            .checked_mul(self.index.vcn_unit)
+            .filter(|offset| offset % size == 0)
+            .map(|offset| offset / size)
+            .filter(|&block| self.index.holds(block))
+            .ok_or_else(|| fault(Fault::Child(vcn)))?;
+        self.index.block_node(self.pieces, block)
+    }
+}

@@ -1,0 +1,316 @@
+//! An open volume, and how it answers as a [`Filesystem`].
+
+use std::ops::ControlFlow;
+use std::sync::{Arc, OnceLock};
+
+use vcb_block::bytes::{array, le16};
+use vcb_block::{BlockRef, Error, Kind, Result, plan};
+
+use super::attr::Standard;
+use super::boot::Geometry;
+use super::cache::Cache;
+use super::dir::FileName;
+use super::error::{Fault, LAYER};
+use super::file::File;
+use super::index::{Index, Pieces};
+use super::mft::Mft;
+use super::name::{UpCase, Utf16};
+use super::record::kind;
+use super::secure::Secure;
+use super::{ROOT, reparse};
+use crate::{Attr, DirEntry, FileId, Filesystem, FsStats, LinkTarget, Name, NameBuf, Stream};
+
+/// Record number of the $MFT itself.
+const MFT: u64 = 0;
+/// Record number of $Volume.
+const VOLUME: u64 = 3;
+/// Record number of $Bitmap.
+const BITMAP: u64 = 6;
+/// Record number of $UpCase.
+const UPCASE: u64 = 10;
+
+/// In $VOLUME_INFORMATION: Windows means to check the volume.
+const DIRTY: u16 = 1;
+
+/// Longest $EA: its length is kept in 16 bits.
+const MAX_EA: u64 = 64 << 10;
+/// Longest security descriptor kept as an attribute, as in $Secure.
+const MAX_DESCRIPTOR: u64 = 256 << 10;
+/// Longest label: 32 characters in Windows, bounded by the record anyway.
+const MAX_LABEL: u64 = 4096;
+/// Bytes of a bitmap counted at once.
+const BITMAP_PIECE: u64 = 1 << 20;
+
+/// How to open a volume.
+#[derive(Debug, Clone)]
+pub struct Options {
+    /// Show NTFS's own files ($MFT, $Extend, …) in the root.
+    pub metafiles: bool,
+    /// Bytes of MFT records and index blocks to keep in memory.
+    pub cache_bytes: u64,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Options { metafiles: false, cache_bytes: 24 << 20 }
+    }
+}
+
+/// An NTFS volume, open for reading by any number of threads.
+pub struct Ntfs {
+    pub(super) mft: Mft,
+    pub(super) upcase: UpCase,
+    /// Open folders, by file reference.
+    pub(super) folders: Cache<u64, Index>,
+    /// Index blocks.
+    pub(super) nodes: Pieces,
+    pub(super) options: Options,
+    secure: OnceLock<Secure>,
+    descriptors: Cache<u32, Vec<u8>>,
+    root: FileId,
+    label: NameBuf,
+    notes: Vec<String>,
+    stats: OnceLock<FsStats>,
+}
+
+impl Ntfs {
+    /// Opens the volume that fills `volume`.
+    ///
+    /// # Errors
+    /// `Corrupt` when the boot sector, the $MFT, $UpCase or $Volume cannot be trusted; read errors.
+    pub fn open(volume: BlockRef, options: &Options) -> Result<Arc<Self>> {
+        let geometry = Geometry::read(&volume)?;
+        let budget = usize::try_from(options.cache_bytes).unwrap_or(usize::MAX);
+        let mft = Mft::open(volume, geometry, budget / 2)?;
+        let root = mft.record(ROOT)?;
+        if !root.in_use() || !root.is_dir() {
+            return Err(Fault::Missing("index: the root is not a folder").in_record(ROOT));
+        }
+        let upcase = system(&mft, UPCASE)?.bytes(kind::DATA, UpCase::BYTES as u64)?;
+        let upcase = upcase
+            .and_then(|bytes| UpCase::new(&bytes))
+            .ok_or_else(|| Fault::Missing("table of 65536 capital letters").in_record(UPCASE))?;
+        let (label, notes) = about(&mft)?;
+        Ok(Arc::new(Ntfs {
+            root: FileId(root.reference()),
+            mft,
+            upcase,
+            folders: Cache::new(budget / 8),
+            nodes: Cache::new(budget / 4),
+            options: options.clone(),
+            secure: OnceLock::new(),
+            descriptors: Cache::new(budget / 16),
+            label,
+            notes,
+            stats: OnceLock::new(),
+        }))
+    }
+
+    /// Sizes and places from the boot sector.
+    #[must_use]
+    pub fn geometry(&self) -> &Geometry {
+        &self.mft.geometry
+    }
+
+    fn secure(&self) -> Result<&Secure> {
+        if let Some(secure) = self.secure.get() {
+            return Ok(secure);
+        }
+        let opened = Secure::open(&self.mft)?;
+        Ok(self.secure.get_or_init(|| opened))
+    }
+
+    /// The first name that is not a DOS one, and the folder it is in.
+    fn first_name(&self, id: FileId) -> Result<(u64, NameBuf)> {
+        let file = File::open(&self.mft, id.0)?;
+        let mut first = None;
+        let wanted = |k, _: Utf16<'_>, _| k == kind::FILE_NAME;
+        file.visit(wanted, |attribute| {
+            let name = FileName::parse(attribute.resident()?)?;
+            if !name.is_dos() {
+                first.get_or_insert_with(|| (name.folder, name.name.to_wtf8()));
+            }
+            Ok(())
+        })?;
+        first.ok_or_else(|| Fault::Missing("$FILE_NAME").in_record(file.number()))
+    }
+
+    /// Bits that are 1 among the first `bits` of a bitmap attribute, read in pieces.
+    fn ones(&self, record: u64, of: u32, bits: u64) -> Result<u64> {
+        let file = system(&self.mft, record)?;
+        let content = file.content(of, Utf16::default())?.ok_or_else(|| Fault::Missing("bitmap").in_record(record))?;
+        let bitmap = file.plain(content, of)?;
+        if bitmap.len() < bits.div_ceil(8) {
+            return Err(
+                Fault::Unallocated { kind: of, size: bits.div_ceil(8), allocated: bitmap.len() }.in_record(record)
+            );
+        }
+        let (mut ones, mut at) = (0, 0);
+        let mut piece = vec![0; bitmap.len().min(BITMAP_PIECE) as usize];
+        while at < bits.div_ceil(8) {
+            let len = (bits.div_ceil(8) - at).min(BITMAP_PIECE) as usize;
+            let Some(bytes) = piece.get_mut(..len) else { break };
+            plan::read(&bitmap, bytes, at)?;
+            at += len as u64;
+            if at * 8 > bits
+                && let Some(last) = bytes.last_mut()
+            {
+                *last &= 0xFF >> (at * 8 - bits);
+            }
+            ones += bytes.iter().map(|byte| u64::from(byte.count_ones())).sum::<u64>();
+        }
+        Ok(ones)
+    }
+}
+
+/// One of NTFS's own files.
+fn system(mft: &Mft, number: u64) -> Result<File<'_>> {
+    File::new(mft, mft.record(number)?)
+}
+
+/// Label, and what a user should know.
+fn about(mft: &Mft) -> Result<(NameBuf, Vec<String>)> {
+    let file = system(mft, VOLUME)?;
+    let label = file.bytes(kind::VOLUME_NAME, MAX_LABEL)?.unwrap_or_default();
+    let mut notes = Vec::new();
+    // 0x08 major version  0x09 minor version  0x0A flags
+    let information = file.bytes(kind::VOLUME_INFORMATION, MAX_LABEL)?.unwrap_or_default();
+    match le16(&information, 0x0A) {
+        None => return Err(Fault::Missing("$VOLUME_INFORMATION").in_record(VOLUME)),
+        Some(flags) if flags & DIRTY != 0 => {
+            notes.push("the volume is marked dirty: Windows means to check it".to_owned());
+        }
+        Some(_) => {}
+    }
+    if mft.geometry.truncated {
+        notes.push(format!("the volume should be longer: only {} of its clusters are there", mft.geometry.clusters));
+    }
+    Ok((Utf16(&label).to_wtf8(), notes))
+}
+
+impl Filesystem for Ntfs {
+    fn kind(&self) -> &'static str {
+        "ntfs"
+    }
+
+    fn label(&self) -> NameBuf {
+        self.label.clone()
+    }
+
+    fn serial(&self) -> String {
+        format!("{:016X}", self.mft.geometry.serial)
+    }
+
+    fn root(&self) -> FileId {
+        self.root
+    }
+
+    fn lookup(&self, dir: FileId, name: &Name) -> Result<FileId> {
+        self.find(dir, name, false)
+    }
+
+    fn lookup_ignore_case(&self, dir: FileId, name: &Name) -> Result<FileId> {
+        self.find(dir, name, true)
+    }
+
+    fn read_dir(&self, dir: FileId, cookie: u64, each: &mut dyn FnMut(DirEntry) -> ControlFlow<()>) -> Result<()> {
+        self.walk(dir, cookie, each)
+    }
+
+    fn prefetch(&self, ids: &[FileId]) {
+        self.mft.prefetch(ids.iter().map(|id| id.0));
+    }
+
+    fn attr(&self, id: FileId) -> Result<Attr> {
+        self.attributes(id)
+    }
+
+    fn parent(&self, id: FileId) -> Result<FileId> {
+        Ok(FileId(self.first_name(id)?.0))
+    }
+
+    fn by_record(&self, record: u64) -> Result<FileId> {
+        let file = system(&self.mft, record)?;
+        if !file.base.in_use() {
+            return Err(Fault::NotInUse.in_record(record));
+        }
+        Ok(FileId(file.base.reference()))
+    }
+
+    fn name(&self, id: FileId) -> Result<NameBuf> {
+        Ok(self.first_name(id)?.1)
+    }
+
+    fn open(&self, id: FileId, stream: Option<&Name>) -> Result<BlockRef> {
+        self.open_data(id, stream)
+    }
+
+    fn streams(&self, id: FileId) -> Result<Vec<Stream>> {
+        self.named_streams(id)
+    }
+
+    fn read_link(&self, id: FileId) -> Result<LinkTarget> {
+        let file = File::open(&self.mft, id.0)?;
+        let target = match self.reparse(&file)? {
+            Some((tag, data)) => reparse::target(tag, &data).map_err(|fault| fault.in_record(file.number()))?,
+            None => None,
+        };
+        target.ok_or_else(|| Error::new(Kind::WrongType, LAYER, format!("MFT record {} is not a link", file.number())))
+    }
+
+    fn security(&self, id: FileId) -> Result<Option<Vec<u8>>> {
+        let file = File::open(&self.mft, id.0)?;
+        let mut key = 0;
+        file.visit(
+            |k, _, _| k == kind::STANDARD_INFORMATION,
+            |attribute| {
+                key = Standard::parse(attribute.resident()?)?.security;
+                Ok(())
+            },
+        )?;
+        if key == 0 {
+            return file.bytes(kind::SECURITY_DESCRIPTOR, MAX_DESCRIPTOR);
+        }
+        if let Some(known) = self.descriptors.get(&key) {
+            return Ok(Some(known.to_vec()));
+        }
+        let descriptor = self.secure()?.descriptor(&self.nodes, key)?;
+        self.descriptors.insert(key, Arc::new(descriptor.clone()), descriptor.len());
+        Ok(Some(descriptor))
+    }
+
+    fn extended_attributes(&self, id: FileId) -> Result<Option<Vec<u8>>> {
+        File::open(&self.mft, id.0)?.bytes(kind::EA, MAX_EA)
+    }
+
+    fn object_id(&self, id: FileId) -> Result<Option<[u8; 16]>> {
+        let file = File::open(&self.mft, id.0)?;
+        let Some(bytes) = file.bytes(kind::OBJECT_ID, MAX_LABEL)? else { return Ok(None) };
+        array(&bytes, 0).map(Some).ok_or_else(|| Fault::Short("object id").in_record(file.number()))
+    }
+
+    fn reparse_data(&self, id: FileId) -> Result<Option<Vec<u8>>> {
+        let file = File::open(&self.mft, id.0)?;
+        Ok(self.reparse(&file)?.map(|(_, data)| data))
+    }
+
+    fn stats(&self) -> Result<FsStats> {
+        if let Some(stats) = self.stats.get() {
+            return Ok(*stats);
+        }
+        let geometry = &self.mft.geometry;
+        let clusters = geometry.clusters;
+        let records = self.mft.len() / u64::from(geometry.record);
+        let stats = FsStats {
+            cluster_size: geometry.cluster,
+            clusters,
+            free_clusters: clusters - self.ones(BITMAP, kind::DATA, clusters)?,
+            files: self.ones(MFT, kind::BITMAP, records)?,
+        };
+        Ok(*self.stats.get_or_init(|| stats))
+    }
+
+    fn notes(&self) -> Vec<String> {
+        self.notes.clone()
+    }
+}
