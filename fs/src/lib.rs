@@ -8,6 +8,7 @@
 
 mod filesystem;
 pub mod ntfs;
+pub mod vmfs;
 pub mod volume;
 
 pub use filesystem::{

@@ -1,0 +1,7 @@
+//! VMFS volumes: real ones, written ones, hostile ones, and ones that change while they are read.
+
+#![cfg(unix)]
+#![allow(clippy::unwrap_used)]
+
+mod common;
+mod contents;
