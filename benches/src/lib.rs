@@ -1,1 +1,3 @@
-//! Whole-product benches.
+//! The disks that benches read, and clocks.
+
+pub mod disks;
