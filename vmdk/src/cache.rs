@@ -24,6 +24,8 @@ pub(crate) enum Cached {
     Table(Table),
     /// Decoded entries of a grain directory.
     Directory(Box<[u64]>),
+    /// An inflated grain.
+    Grain(Box<[u8]>),
 }
 
 impl Cached {
@@ -32,6 +34,7 @@ impl Cached {
             + match self {
                 Cached::Table(table) => table.bytes(),
                 Cached::Directory(entries) => size_of_val(&**entries),
+                Cached::Grain(bytes) => bytes.len(),
             }
     }
 }

@@ -30,4 +30,6 @@ pub mod vmx;
 pub use cache::Cache;
 pub use descriptor::{Access, Descriptor, DescriptorError, ExtentInfo, ExtentKind, NO_PARENT};
 pub use disk::{ChainError, Disk, Link, OpenOptions};
+pub use extent::sesparse::DirtyJournal;
+pub use extent::stream::CutShort;
 pub use resolve::{FolderResolver, Resolved, Resolver, candidates};

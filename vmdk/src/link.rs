@@ -7,7 +7,9 @@ use vcb_block::{BlockRef, Error, Kind, Result};
 use crate::cache::Cache;
 use crate::descriptor::{Access, Descriptor, ExtentInfo, ExtentKind, MAX_BYTES};
 use crate::disk::OpenOptions;
-use crate::extent::{Extent, Flat, HOSTED_MAGIC, HostedHeader, NoAccess, Zeros, hosted};
+use crate::extent::cowd::{self, CowdHeader};
+use crate::extent::sesparse::{self, DirtyJournal, SeSparseHeader};
+use crate::extent::{Extent, Flat, HOSTED_MAGIC, HostedHeader, NoAccess, Zeros, hosted, stream};
 use crate::resolve::{Resolved, Resolver};
 
 const LAYER: &str = "vmdk";
@@ -28,10 +30,10 @@ pub(crate) fn find(resolved: Resolved) -> Result<Found> {
 
 fn find_in(resolved: Resolved) -> Result<Found> {
     let block = &resolved.block;
-    let head = read(block, 0, block.len().min(512))?;
+    let head = head(block, hosted::HEADER as u64)?;
     match head.get(..4) {
         Some(magic) if magic.eq_ignore_ascii_case(HOSTED_MAGIC) => {}
-        Some(b"COWD" | b"\xBE\xBA\xFE\xCA") => return Err(bare()),
+        Some(magic) if magic == cowd::MAGIC || magic == sesparse::MAGIC => return Err(bare()),
         _ => {
             if block.len() > MAX_BYTES {
                 return Err(Error::corrupt(LAYER, "neither a descriptor nor a sparse disk"));
@@ -46,8 +48,8 @@ fn find_in(resolved: Resolved) -> Result<Found> {
         return Err(Error::new(Kind::Limit, LAYER, format!("a descriptor of {size} bytes")).at(36));
     }
     let descriptor = Descriptor::parse(&read(block, offset, size)?).map_err(|err| err.at(offset))?;
-    // A file without capacity only carries the text.
-    let single = header.capacity != 0;
+    // A file without a map only carries the text.
+    let single = header.capacity != 0 || header.gd == hosted::GD_AT_END;
     if single && descriptor.extents.len() != 1 {
         let text = format!("a descriptor of {} extents inside an extent", descriptor.extents.len());
         return Err(Error::corrupt(LAYER, text).at(offset));
@@ -126,6 +128,8 @@ impl Opener<'_> {
                 let start = sectors(info.offset)?;
                 Ok(Box::new(Flat::new(file.block, start, len).map_err(|err| err.path(&file.name))?))
             }
+            ExtentKind::VmfsSparse => self.cowd(file.block, &file.name, info).map_err(|err| err.path(&file.name)),
+            ExtentKind::SeSparse => self.sesparse(file.block, &file.name, info).map_err(|err| err.path(&file.name)),
             kind => Err(Error::unsupported(LAYER, format!("extents of type {}", kind.as_str())).path(&file.name)),
         }
     }
@@ -150,16 +154,50 @@ impl Opener<'_> {
     }
 
     fn hosted(&mut self, file: BlockRef, name: &str, info: &ExtentInfo) -> Result<Box<dyn Extent>> {
-        let mut header = HostedHeader::parse(&read(&file, 0, file.len().min(512))?)?;
+        let header = HostedHeader::parse(&head(&file, hosted::HEADER as u64)?)?;
+        let mut header = stream::effective_header(&header, &file)?;
+        header.capacity = capacity(header.capacity, header.grain, info.sectors).map_err(|err| err.at(12))?;
+        let (cache, dirty) = (self.cache.clone(), self.options.allow_dirty);
+        // Streams are written once, front to back, and leave the mark of an open file in their header.
+        let unclean = (header.unclean && !header.is_compressed()).then(|| UNCLEAN.to_owned());
+        let (extent, warnings): (Box<dyn Extent>, _) = if header.is_compressed() {
+            let (extent, warnings) = stream::open(&header, file, cache, dirty)?;
+            (Box::new(extent), warnings)
+        } else {
+            let (extent, warnings) = hosted::open(&header, file, cache, dirty)?;
+            (Box::new(extent), warnings)
+        };
+        self.warnings.extend(unclean.into_iter().chain(warnings).map(|text| format!("{name}: {text}")));
+        Ok(extent)
+    }
+
+    fn cowd(&mut self, file: BlockRef, name: &str, info: &ExtentInfo) -> Result<Box<dyn Extent>> {
+        let mut header = CowdHeader::parse(&head(&file, cowd::HEADER)?)?;
         header.capacity = capacity(header.capacity, header.grain, info.sectors).map_err(|err| err.at(12))?;
         if header.unclean {
-            self.warnings.push(format!("{name}: was not closed cleanly by the program that wrote it"));
+            self.warnings.push(format!("{name}: {UNCLEAN}"));
         }
-        if header.is_compressed() {
-            return Err(Error::unsupported(LAYER, "stream-optimized extents"));
-        }
-        Ok(Box::new(hosted::open(&header, file, self.cache.clone(), self.options.allow_dirty)?))
+        Ok(Box::new(cowd::open(&header, file, self.cache.clone())?))
     }
+
+    fn sesparse(&mut self, file: BlockRef, name: &str, info: &ExtentInfo) -> Result<Box<dyn Extent>> {
+        let mut header = SeSparseHeader::parse(&head(&file, sesparse::HEADER as u64)?)?;
+        header.capacity = capacity(header.capacity, sesparse::GRAIN, info.sectors).map_err(|err| err.at(16))?;
+        if header.is_dirty(&file)? {
+            if !self.options.allow_dirty {
+                return Err(Error::unsupported("vmdk-sesparse", DirtyJournal).at(header.volatile() + 24));
+            }
+            self.warnings.push(format!("{name}: {DirtyJournal}; what it holds is not read"));
+        }
+        Ok(Box::new(sesparse::open(&header, file, self.cache.clone())?))
+    }
+}
+
+const UNCLEAN: &str = "was not closed cleanly by the program that wrote it";
+
+/// The first `len` bytes, or all of a shorter file.
+fn head(file: &BlockRef, len: u64) -> Result<Vec<u8>> {
+    read(file, 0, file.len().min(len))
 }
 
 /// The sectors to use of a sparse extent: as many as the descriptor says, which may be less than the

@@ -133,8 +133,6 @@ pub(crate) struct Grains<F> {
     format: F,
     shape: Shape,
     file: BlockRef,
-    /// What stored pieces are read from: the file, or an inflating block addressed by guest offset.
-    inflater: Option<BlockRef>,
     cache: Arc<Cache>,
     owner: u64,
     /// Read on when two copies of a table disagree.
@@ -145,7 +143,47 @@ pub(crate) struct Grains<F> {
 impl<F: Format> Grains<F> {
     /// Takes the shape as checked; reads nothing.
     pub(crate) fn new(format: F, shape: Shape, file: BlockRef, cache: Arc<Cache>, allow_dirty: bool) -> Self {
-        Grains { format, shape, file, inflater: None, cache, owner: owner(), allow_dirty, warned: false.into() }
+        Grains { format, shape, file, cache, owner: owner(), allow_dirty, warned: false.into() }
+    }
+
+    pub(crate) fn shape(&self) -> &Shape {
+        &self.shape
+    }
+
+    pub(crate) fn file(&self) -> &BlockRef {
+        &self.file
+    }
+
+    pub(crate) fn cache(&self) -> &Cache {
+        &self.cache
+    }
+
+    /// Looks through the directory (both copies) and says what is wrong with it. Reads 4 or 8 bytes for every
+    /// table; keeps nothing.
+    ///
+    /// # Errors
+    /// When a table is lost, because each copy of its entry is damaged.
+    pub(crate) fn survey(&self) -> Result<Option<String>> {
+        let mut damaged = [0u64; 2];
+        for page in 0..self.shape.tables().div_ceil(PAGE) {
+            let first = self.load_page(page, false)?;
+            let second = self.shape.redundant.map(|_| self.load_page(page, true)).transpose()?;
+            for (number, &entry) in first.iter().enumerate() {
+                let bad = [entry == BAD, second.as_ref().is_some_and(|second| second[number] == BAD)];
+                damaged[0] += u64::from(bad[0]);
+                damaged[1] += u64::from(bad[1]);
+                if bad[0] && (second.is_none() || bad[1]) {
+                    let index = page * PAGE + number as u64;
+                    return Err(self.bad_entry(index, self.shape.directory + index * self.shape.width as u64));
+                }
+            }
+        }
+        Ok(match damaged {
+            [0, 0] => None,
+            [0, n] => Some(format!("{n} entries of the second grain directory are damaged; the first is used")),
+            [n, 0] => Some(format!("{n} entries of the first grain directory are damaged; the second is used")),
+            [_, _] => Some("both grain directories are damaged, in different places".to_owned()),
+        })
     }
 
     /// Table `index`, decoded.
@@ -322,12 +360,10 @@ fn mixed_up(layer: &'static str) -> Error {
     Error::new(Kind::Corrupt, layer, "the cache returned something else than was put into it")
 }
 
-impl<F: Format> Extent for Grains<F> {
-    fn len(&self) -> u64 {
-        self.shape.len
-    }
-
-    fn piece(&self, cursor: &mut Cursor, offset: u64, end: u64) -> Result<(Piece<'_>, u64)> {
+impl<F: Format> Grains<F> {
+    /// The place of the grains at guest `offset`, how far into them `offset` is, and how many bytes of them
+    /// lie before `end`.
+    pub(crate) fn segment(&self, cursor: &mut Cursor, offset: u64, end: u64) -> Result<(Place, u64, u64)> {
         let coverage = self.shape.coverage();
         let key = Key { owner: self.owner, index: offset / coverage };
         if cursor.key != Some(key) || cursor.table.is_none() {
@@ -341,16 +377,24 @@ impl<F: Format> Extent for Grains<F> {
         let grain = ((offset - start) / self.shape.grain) as u32;
         cursor.segment = table.find(grain, cursor.segment);
         let segment = table.segment(cursor.segment).ok_or_else(|| mixed_up(F::LAYER))?;
+        let first = start + u64::from(segment.start) * self.shape.grain;
         let stop = (start + u64::from(segment.end) * self.shape.grain).min(end);
-        let piece = match (segment.place, &self.inflater) {
-            (Place::HOLE, _) => Piece::Hole,
-            (Place::ZERO, _) => Piece::Zero,
-            (_, Some(inflater)) => Piece::Child(inflater, offset),
-            (place, None) => {
-                let first = start + u64::from(segment.start) * self.shape.grain;
-                Piece::Child(&self.file, place.offset().unwrap_or_default() + (offset - first))
-            }
+        Ok((segment.place, offset - first, stop - offset))
+    }
+}
+
+impl<F: Format> Extent for Grains<F> {
+    fn len(&self) -> u64 {
+        self.shape.len
+    }
+
+    fn piece(&self, cursor: &mut Cursor, offset: u64, end: u64) -> Result<(Piece<'_>, u64)> {
+        let (place, into, len) = self.segment(cursor, offset, end)?;
+        let piece = match place.offset() {
+            Some(at) => Piece::Child(&self.file, at + into),
+            None if place == Place::ZERO => Piece::Zero,
+            None => Piece::Hole,
         };
-        Ok((piece, stop - offset))
+        Ok((piece, len))
     }
 }

@@ -30,6 +30,9 @@ const MARKERS: u32 = 1 << 17;
 /// Flags from bit 16 on change how data is stored; a reader must refuse the ones it does not know.
 const INCOMPATIBLE: u32 = 0xFFFF_0000;
 
+/// `gd` of a stream whose directory is found through its footer.
+pub(crate) const GD_AT_END: u64 = u64::MAX;
+
 /// Largest grain in sectors: 16 MiB. VMware writes 8 to 128; the technote allows any power of two, and a
 /// compressed grain is inflated into memory.
 const MAX_GRAIN: u64 = 0x8000;
@@ -49,8 +52,10 @@ pub(crate) struct HostedHeader {
     pub(crate) descriptor_size: u64,
     entries: u32,
     rgd: u64,
-    /// Sectors.
+    /// Sectors, or [`GD_AT_END`].
     pub(crate) gd: u64,
+    /// Sectors before the first grain, as far as the writer cared.
+    pub(crate) overhead: u64,
     pub(crate) unclean: bool,
 }
 
@@ -77,6 +82,7 @@ impl HostedHeader {
             entries: u32_at(44)?,
             rgd: u64_at(48)?,
             gd: u64_at(56)?,
+            overhead: u64_at(64)?,
             unclean: u8_at(raw, 72).ok_or_else(short)? != 0,
         };
         header.check(raw)?;
@@ -135,43 +141,55 @@ impl HostedHeader {
         }
     }
 
-    /// Sizes of the map.
-    pub(crate) fn shape(&self, file: u64) -> Result<Shape> {
-        let bytes = |sectors: u64, at: u64| {
-            let offset = sectors.checked_mul(512).filter(|&offset| offset != 0 && offset < file);
-            offset.ok_or_else(|| {
-                Error::corrupt(LAYER, format!("a grain directory at sector {sectors} of {}", file / 512)).at(at)
-            })
-        };
+    /// True when grains begin with the guest sector that they hold.
+    pub(crate) fn has_markers(&self) -> bool {
+        self.flags & MARKERS != 0
+    }
+
+    /// Sizes of the map, and what is wrong with one of its directories when the other makes up for it.
+    pub(crate) fn shape(&self, file: u64) -> Result<(Shape, Option<String>)> {
+        let header = 0..HEADER as u64;
         let mut shape = Shape {
             len: self.capacity * 512,
             grain: self.grain * 512,
             entries: self.entries,
             width: 4,
-            directory: bytes(self.gd, 56)?,
+            directory: 0,
             redundant: None,
-            reserved: Vec::new(),
+            reserved: vec![header],
             compressed: self.is_compressed(),
         };
-        shape.check_directory(LAYER, shape.directory, file)?;
-        let size = shape.directory_bytes();
-        shape.reserved = vec![0..HEADER as u64, shape.directory..shape.directory + size];
         if let Some((offset, size)) = self.descriptor(file)? {
             shape.reserved.push(offset..offset + size);
         }
-        if self.flags & REDUNDANT != 0 && self.rgd != 0 && self.rgd != self.gd {
-            let second = bytes(self.rgd, 48).and_then(|at| shape.check_directory(LAYER, at, file).map(|()| at));
-            match second {
-                Ok(at) => {
-                    shape.reserved.push(at..at + size);
-                    shape.redundant = Some(at);
-                }
-                Err(err) => {
-                    tracing::warn!(layer = LAYER, "the redundant grain directory is unusable: {}", err.report())
-                }
+        let size = shape.directory_bytes();
+        let directory = |sectors: u64, field: u64| {
+            let offset = sectors
+                .checked_mul(512)
+                .filter(|&offset| offset != 0)
+                .ok_or_else(|| Error::corrupt(LAYER, format!("a grain directory at sector {sectors}")).at(field))?;
+            shape.check_directory(LAYER, offset, file)?;
+            if shape.reserved.iter().any(|r| offset < r.end && r.start < offset + size) {
+                return Err(Error::corrupt(LAYER, "the grain directory lies in other metadata").at(offset));
             }
-        }
-        Ok(shape)
+            Ok(offset)
+        };
+        let first = directory(self.gd, 56);
+        let second = (self.flags & REDUNDANT != 0 && self.rgd != 0 && self.rgd != self.gd && !self.is_compressed())
+            .then(|| directory(self.rgd, 48));
+        let (first, second, warning) = match (first, second) {
+            (Ok(first), None) => (first, None, None),
+            (Ok(first), Some(Ok(second))) => (first, Some(second), None),
+            (Ok(first), Some(Err(err))) => (first, None, Some(format!("no second grain directory: {}", err.report()))),
+            (Err(err), Some(Ok(second))) => {
+                (second, None, Some(format!("the second grain directory is used: {}", err.report())))
+            }
+            (Err(err), _) => return Err(err),
+        };
+        shape.directory = first;
+        shape.redundant = second;
+        shape.reserved.extend([Some(first), second].into_iter().flatten().map(|at| at..at + size));
+        Ok((shape, warning))
     }
 }
 
@@ -201,14 +219,21 @@ impl Format for Hosted {
     }
 }
 
+impl Hosted {
+    pub(crate) fn new(header: &HostedHeader) -> Self {
+        Hosted { zero_grains: header.flags & ZERO_GRAINS != 0 }
+    }
+}
+
 /// Opens the map of an uncompressed extent.
 pub(crate) fn open(
     header: &HostedHeader,
     file: BlockRef,
     cache: Arc<Cache>,
     allow_dirty: bool,
-) -> Result<Grains<Hosted>> {
-    let shape = header.shape(file.len())?;
-    let format = Hosted { zero_grains: header.flags & ZERO_GRAINS != 0 };
-    Ok(Grains::new(format, shape, file, cache, allow_dirty))
+) -> Result<(Grains<Hosted>, Vec<String>)> {
+    let (shape, warning) = header.shape(file.len())?;
+    let grains = Grains::new(Hosted::new(header), shape, file, cache, allow_dirty);
+    let damage = grains.survey()?;
+    Ok((grains, warning.into_iter().chain(damage).collect()))
 }

@@ -1,8 +1,11 @@
 //! Extents: the files of a link, each saying piece by piece where its bytes come from.
 
+pub(crate) mod cowd;
 mod flat;
 mod grains;
 pub(crate) mod hosted;
+pub(crate) mod sesparse;
+pub(crate) mod stream;
 mod table;
 
 use std::sync::Arc;

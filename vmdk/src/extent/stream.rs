@@ -1,0 +1,384 @@
+//! Stream-optimized extents: hosted sparse with each grain compressed on its own.
+//!
+//! Layout: VMware "Virtual Disk Format 5.0", chapter "Stream-Optimized Compressed Sparse Extents". What it
+//! calls RFC 1951 is RFC 1950 (zlib) in every file seen, so that each grain carries a checksum. There are two
+//! layouts: the directory at the end, found through a footer (vSphere exports), and the directory in front
+//! (VDDK, open-vmdk, QEMU), which the header points to.
+
+use std::cell::RefCell;
+use std::ops::Range;
+use std::sync::Arc;
+
+use libdeflater::Decompressor;
+use vcb_block::bytes::{le32, le64};
+use vcb_block::{Block, BlockRef, Error, Result, Runs, check_range};
+
+use super::grains::Grains;
+use super::hosted::{GD_AT_END, HEADER, Hosted, HostedHeader};
+use super::table::Place;
+use super::{Cursor, Extent, Piece};
+use crate::cache::{Cache, Cached, Key, owner};
+
+const LAYER: &str = "vmdk-stream";
+
+/// Largest grain in bytes: 1 MiB, eight times what any known writer makes. Grains are inflated into memory.
+const MAX_GRAIN: u64 = 1 << 20;
+/// Stored bytes read at once when neighbouring grains are wanted.
+const MAX_SPAN: u64 = 2 << 20;
+/// Stored grains whose headers are looked at together.
+const BATCH: usize = 64;
+
+/// Types of markers (open-vmdk; 4 is PROGRESS, seen in vSphere exports).
+const MARKER_EOS: u32 = 0;
+const MARKER_GT: u32 = 1;
+const MARKER_GD: u32 = 2;
+const MARKER_FOOTER: u32 = 3;
+const MARKER_PROGRESS: u32 = 4;
+
+/// A stream that ends before its end.
+#[derive(Debug, thiserror::Error)]
+#[error(
+    "the stream is cut short: {why}; it is whole up to {whole} of {len} guest bytes, which end at file offset {file:#x}"
+)]
+pub struct CutShort {
+    /// What is missing.
+    pub why: String,
+    /// Guest bytes whose grains are all there.
+    pub whole: u64,
+    /// Guest bytes in all.
+    pub len: u64,
+    /// File offset after the last whole grain.
+    pub file: u64,
+}
+
+/// The header with the directory's position: the header itself, or the footer that overrides it.
+pub(crate) fn effective_header(header: &HostedHeader, file: &BlockRef) -> Result<HostedHeader> {
+    if header.gd != GD_AT_END {
+        return Ok(header.clone());
+    }
+    footer(file).map_err(|why| match why {
+        Footer::Failed(err) => err,
+        Footer::Missing(why) => cut_short(header, file, why),
+    })
+}
+
+enum Footer {
+    Missing(String),
+    Failed(Error),
+}
+
+/// Reads the last three sectors: footer marker, footer, end-of-stream marker.
+fn footer(file: &BlockRef) -> Result<HostedHeader, Footer> {
+    let missing = |why: &str| Footer::Missing(why.to_owned());
+    let at = file.len().checked_sub(1536).ok_or_else(|| missing("there is no footer"))?;
+    let mut raw = [0; 1536];
+    file.read_at(&mut raw, at).map_err(Footer::Failed)?;
+    let marker = Marker::parse(&raw).filter(|marker| marker.size == 0 && marker.kind == MARKER_FOOTER);
+    if marker.is_none() || raw[1024..].iter().any(|&byte| byte != 0) {
+        return Err(missing("there is no footer at its end"));
+    }
+    let footer = HostedHeader::parse(&raw[512..1024]).map_err(|err| Footer::Failed(err.at(at + 512)))?;
+    if footer.gd == GD_AT_END {
+        return Err(missing("the footer does not say where the directory is"));
+    }
+    Ok(footer)
+}
+
+fn cut_short(header: &HostedHeader, file: &BlockRef, why: String) -> Error {
+    match whole_until(header, file) {
+        Ok((whole, end)) => {
+            Error::corrupt(LAYER, CutShort { why, whole, len: header.capacity * 512, file: end }).at(end)
+        }
+        Err(err) => err,
+    }
+}
+
+/// Walks the stream from its first grain: guest bytes that are whole, and the file offset where that ends.
+fn whole_until(header: &HostedHeader, file: &BlockRef) -> Result<(u64, u64)> {
+    let mut at = header.overhead.saturating_mul(512).max(HEADER as u64);
+    let mut whole = 0u64;
+    let mut end = at.min(file.len());
+    if !header.has_markers() {
+        return Ok((0, end));
+    }
+    let mut raw = [0; 512];
+    while at.checked_add(512).is_some_and(|end| end <= file.len()) {
+        file.read_at(&mut raw, at)?;
+        let Some(marker) = Marker::parse(&raw) else { break };
+        let next = if marker.size > 0 {
+            at.checked_add(12 + u64::from(marker.size)).and_then(|end| end.checked_next_multiple_of(512))
+        } else if matches!(marker.kind, MARKER_GT | MARKER_GD | MARKER_FOOTER | MARKER_PROGRESS) {
+            marker.value.checked_mul(512).and_then(|bytes| bytes.checked_add(at + 512))
+        } else {
+            debug_assert!(marker.kind == MARKER_EOS || marker.kind > MARKER_PROGRESS);
+            None
+        };
+        let Some(next) = next.filter(|&next| next <= file.len()) else { break };
+        if marker.size > 0 {
+            whole = marker.value.saturating_mul(512).saturating_add(header.grain * 512).min(header.capacity * 512);
+        }
+        at = next;
+        end = next;
+    }
+    Ok((whole, end))
+}
+
+/// The first 16 bytes of a grain or of a marker.
+struct Marker {
+    /// A grain's guest sector, or the sectors that follow a marker.
+    value: u64,
+    /// Compressed bytes; 0 in a marker.
+    size: u32,
+    /// Type of a marker; the first compressed bytes of a grain.
+    kind: u32,
+}
+
+impl Marker {
+    fn parse(raw: &[u8]) -> Option<Self> {
+        Some(Marker { value: le64(raw, 0)?, size: le32(raw, 8)?, kind: le32(raw, 12)? })
+    }
+}
+
+/// Opens a stream; `header` is the effective one.
+pub(crate) fn open(
+    header: &HostedHeader,
+    file: BlockRef,
+    cache: Arc<Cache>,
+    allow_dirty: bool,
+) -> Result<(Stream, Vec<String>)> {
+    let grain = header.grain * 512;
+    if grain > MAX_GRAIN {
+        return Err(Error::unsupported(LAYER, format!("compressed grains of {grain} bytes")).at(20));
+    }
+    let (shape, warning) = header.shape(file.len())?;
+    let grains = Grains::new(Hosted::new(header), shape, file, cache, allow_dirty);
+    grains.survey()?;
+    let inflater = Inflater { grains: Arc::new(grains), markers: header.has_markers(), owner: owner() };
+    inflater.check_end().map_err(|err| match err.kind() {
+        vcb_block::Kind::Corrupt => cut_short(header, inflater.grains.file(), err.report()),
+        _ => err,
+    })?;
+    let grains = Arc::clone(&inflater.grains);
+    Ok((Stream { grains, inflater: Arc::new(inflater) }, warning.into_iter().collect()))
+}
+
+/// A stream as an extent: holes and zeros by its map, stored grains by the inflater.
+pub(crate) struct Stream {
+    grains: Arc<Grains<Hosted>>,
+    inflater: BlockRef,
+}
+
+impl Extent for Stream {
+    fn len(&self) -> u64 {
+        self.grains.shape().len
+    }
+
+    fn piece(&self, cursor: &mut Cursor, offset: u64, end: u64) -> Result<(Piece<'_>, u64)> {
+        let (place, _, len) = self.grains.segment(cursor, offset, end)?;
+        let piece = match place {
+            Place::HOLE => Piece::Hole,
+            Place::ZERO => Piece::Zero,
+            _ => Piece::Child(&self.inflater, offset),
+        };
+        Ok((piece, len))
+    }
+}
+
+/// Inflates stored grains. It is addressed by guest offset and asked only for what is stored.
+struct Inflater {
+    grains: Arc<Grains<Hosted>>,
+    /// Grains begin with their guest sector.
+    markers: bool,
+    owner: u64,
+}
+
+thread_local! {
+    static DECOMPRESSOR: RefCell<Decompressor> = RefCell::new(Decompressor::new());
+    /// Stored bytes of a batch; at most [`MAX_SPAN`] and one grain.
+    static STORED: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };
+}
+
+/// A stored grain: where it is in guest and file.
+#[derive(Clone, Copy)]
+struct Stored {
+    guest: u64,
+    at: u64,
+}
+
+impl Inflater {
+    fn grain(&self) -> u64 {
+        self.grains.shape().grain
+    }
+
+    /// Bytes before the compressed data.
+    fn prefix(&self) -> u64 {
+        if self.markers { 12 } else { 4 }
+    }
+
+    /// Most bytes that a stored grain may take: twice the grain, which is what QEMU reads.
+    fn bound(&self) -> u64 {
+        self.grain() * 2 + self.prefix()
+    }
+
+    /// Inflates the last stored grain, which is the one that a stream cut short has lost.
+    fn check_end(&self) -> Result<()> {
+        for index in (0..self.grains.shape().tables()).rev() {
+            let table = self.grains.load_copy(index, false)?;
+            let stored = table.segments().filter_map(|s| Some((s.place.offset()?, s.start))).max();
+            if let Some((at, start)) = stored {
+                let guest = index * self.grains.shape().coverage() + u64::from(start) * self.grain();
+                return self.inflate_one(Stored { guest, at }).map(drop);
+            }
+        }
+        Ok(())
+    }
+
+    /// Reads up to a bound from `at` into `raw`.
+    fn fetch(&self, raw: &mut Vec<u8>, span: Range<u64>) -> Result<()> {
+        let file = self.grains.file();
+        let end = span.end.min(file.len());
+        raw.resize((end - span.start) as usize, 0);
+        file.read_at(raw, span.start)
+    }
+
+    /// The compressed bytes of `grain` in `raw`, which begins at its first byte, and how many there should be.
+    fn body<'a>(&self, grain: Stored, raw: &'a [u8]) -> Result<(Option<&'a [u8]>, u64)> {
+        let corrupt = |text: String| Error::corrupt(LAYER, text).at(grain.at);
+        let header = |at| le32(raw, at).ok_or_else(|| corrupt("a grain's header passes the end of the file".into()));
+        let size = if self.markers {
+            let sector = le64(raw, 0).filter(|&sector| sector == grain.guest / 512);
+            sector
+                .ok_or_else(|| corrupt(format!("the grain here is not the one for guest offset {:#x}", grain.guest)))?;
+            header(8)?
+        } else {
+            header(0)?
+        };
+        let size = u64::from(size);
+        if size == 0 || size + self.prefix() > self.bound() {
+            return Err(corrupt(format!("a compressed grain of {size} bytes")));
+        }
+        let prefix = self.prefix() as usize;
+        Ok((raw.get(prefix..prefix + size as usize), size))
+    }
+
+    /// Inflates `body` into `out`, which takes the whole grain.
+    fn inflate(&self, grain: Stored, body: &[u8], out: &mut [u8]) -> Result<()> {
+        let result = DECOMPRESSOR.with_borrow_mut(|decompressor| decompressor.zlib_decompress(body, out));
+        // The disk may end within its last grain, and the grain may be stored as short as that.
+        let need = self.grain().min(self.grains.shape().len - grain.guest);
+        match result {
+            Ok(got) if got as u64 >= need => Ok(()),
+            Ok(got) => Err(Error::corrupt(LAYER, format!("a grain inflates to {got} of {need} bytes")).at(grain.at)),
+            Err(err) => Err(Error::corrupt(LAYER, format!("a grain does not inflate: {err}")).at(grain.at)),
+        }
+    }
+
+    /// Inflates one grain into memory of its own, whatever its neighbours.
+    fn inflate_one(&self, grain: Stored) -> Result<Box<[u8]>> {
+        STORED.with_borrow_mut(|raw| {
+            let end = grain.at + self.bound();
+            self.fetch(raw, grain.at..end)?;
+            let (body, size) = self.body(grain, raw)?;
+            let body = body.ok_or_else(|| self.past_end(grain, size))?;
+            let mut out = vec![0; self.grain() as usize].into_boxed_slice();
+            self.inflate(grain, body, &mut out)?;
+            Ok(out)
+        })
+    }
+
+    fn past_end(&self, grain: Stored, size: u64) -> Error {
+        let text = format!("a grain of {size} bytes passes the end of the file at {:#x}", self.grains.file().len());
+        Error::corrupt(LAYER, text).at(grain.at)
+    }
+
+    /// Copies a part of a grain, through the cache: small reads come back to the same grain.
+    fn read_part(&self, grain: Stored, from: u64, buf: &mut [u8]) -> Result<()> {
+        let key = Key { owner: self.owner, index: grain.guest / self.grain() };
+        let cache = self.grains.cache();
+        let cached = match cache.get(key) {
+            Some(cached) => cached,
+            None => cache.put(key, Cached::Grain(self.inflate_one(grain)?)),
+        };
+        let part = match &*cached {
+            Cached::Grain(bytes) => bytes.get(from as usize..from as usize + buf.len()),
+            _ => None,
+        };
+        buf.copy_from_slice(part.ok_or_else(|| Error::corrupt(LAYER, "a cached grain is short"))?);
+        Ok(())
+    }
+
+    /// Inflates whole neighbouring grains into `buf`, reading their stored bytes at once where they lie
+    /// closely behind each other.
+    fn read_whole(&self, batch: &[Stored], mut buf: &mut [u8]) -> Result<()> {
+        let grain = self.grain() as usize;
+        let mut rest = batch;
+        while let Some(&first) = rest.first() {
+            let limit = first.at + MAX_SPAN;
+            let follows = |pair: &[Stored]| pair[0].at < pair[1].at && pair[1].at <= limit;
+            let count = 1 + rest.windows(2).take_while(|pair| follows(pair)).count();
+            let (group, tail) = rest.split_at(count);
+            let (out, more) = std::mem::take(&mut buf).split_at_mut(count * grain);
+            STORED.with_borrow_mut(|raw| {
+                self.fetch(raw, first.at..group[count - 1].at + self.bound())?;
+                for (&stored, out) in group.iter().zip(out.chunks_exact_mut(grain)) {
+                    let (body, size) = self.body(stored, &raw[(stored.at - first.at) as usize..])?;
+                    let body = body.ok_or_else(|| self.past_end(stored, size))?;
+                    self.inflate(stored, body, out)?;
+                }
+                Ok::<_, Error>(())
+            })?;
+            rest = tail;
+            buf = more;
+        }
+        Ok(())
+    }
+}
+
+impl Block for Inflater {
+    fn len(&self) -> u64 {
+        self.grains.shape().len
+    }
+
+    fn read_at(&self, mut buf: &mut [u8], offset: u64) -> Result<()> {
+        check_range(self.len(), offset, buf.len() as u64)?;
+        let grain = self.grain();
+        let end = offset + buf.len() as u64;
+        let mut cursor = Cursor::default();
+        let mut batch = [Stored { guest: 0, at: 0 }; BATCH];
+        let mut count = 0;
+        let mut position = offset;
+        while position < end {
+            let guest = position - position % grain;
+            let (place, _, _) = self.grains.segment(&mut cursor, position, end)?;
+            let at = place.offset().ok_or_else(|| {
+                Error::corrupt(LAYER, format!("guest offset {guest:#x} was asked for, which is not stored"))
+            })?;
+            let stored = Stored { guest, at };
+            let stop = (guest + grain).min(end);
+            let whole = position == guest && stop == guest + grain;
+            if whole {
+                batch[count] = stored;
+                count += 1;
+            }
+            if count > 0 && (!whole || count == BATCH || stop == end) {
+                let (out, rest) = std::mem::take(&mut buf).split_at_mut(count * grain as usize);
+                self.read_whole(&batch[..count], out)?;
+                buf = rest;
+                count = 0;
+            }
+            if !whole {
+                let (out, rest) = std::mem::take(&mut buf).split_at_mut((stop - position) as usize);
+                self.read_part(stored, position - guest, out)?;
+                buf = rest;
+            }
+            position = stop;
+        }
+        Ok(())
+    }
+
+    fn map(&self, range: Range<u64>, runs: &mut Runs) -> Result<()> {
+        check_range(self.len(), range.start, range.end.saturating_sub(range.start))?;
+        runs.push_opaque(range.end - range.start);
+        Ok(())
+    }
+}
