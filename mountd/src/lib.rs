@@ -5,7 +5,9 @@
 
 pub mod config;
 pub mod datastore;
+pub mod export;
 pub mod failure;
+pub mod lookup;
 pub mod plan;
 pub mod spec;
 pub mod vm;

@@ -108,12 +108,9 @@ pub struct MountConfig {
     /// Group of every file shown.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub gid: Option<u32>,
-    /// Permission bits of files, in octal text such as `"0444"`.
+    /// Permission bits that are kept, in octal text such as `"0750"`.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub file_mode: Option<String>,
-    /// Permission bits of folders, in octal text such as `"0555"`.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub dir_mode: Option<String>,
+    pub perm_mask: Option<String>,
     /// Let users other than the one who mounts read the mount.
     pub allow_other: bool,
     /// Show NTFS's own files (`$MFT` and the rest).
@@ -135,8 +132,7 @@ impl Default for MountConfig {
             preexisting: Preexisting::Fail,
             uid: None,
             gid: None,
-            file_mode: None,
-            dir_mode: None,
+            perm_mask: None,
             allow_other: false,
             metafiles: false,
             list_acl: false,
@@ -408,8 +404,8 @@ fn validate(config: &Config) -> Result<(), String> {
             path.as_deref().map_or(Ok(()), |path| absolute(path, key))?;
         }
     }
-    for (key, mode) in [("mount.file_mode", &config.mount.file_mode), ("mount.dir_mode", &config.mount.dir_mode)] {
-        mode.as_deref().map_or(Ok(()), |mode| octal_mode(mode).map(drop).map_err(|why| format!("{key}: {why}")))?;
+    if let Some(mask) = &config.mount.perm_mask {
+        octal_mode(mask).map_err(|why| format!("mount.perm_mask: {why}"))?;
     }
     if !(5..=240).contains(&config.snapshot.quiesce_minutes) {
         return Err("snapshot.quiesce_minutes must lie between 5 and 240, the limits of the API".to_owned());

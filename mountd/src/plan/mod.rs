@@ -3,6 +3,10 @@
 //! A plan holds names and choices, no open files and no secrets, so that it can be printed, kept in a
 //! session file and handed to another process.
 
+mod ground;
+mod make;
+mod open;
+
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -12,6 +16,11 @@ use vcb_vmdk::{FolderResolver, Resolver};
 use crate::config::{Config, DatastoreConfig};
 use crate::datastore::{Datastore, Datastores};
 use crate::failure::{Failure, Outcome};
+use crate::spec::Place;
+
+pub(crate) use ground::read_text;
+pub use make::{Choice, identify};
+pub use open::{PlannedDisk, open_filesystem};
 
 /// A VM at one frozen point.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -49,8 +58,6 @@ pub enum Source {
     Folder(PathBuf),
     /// Names are `[datastore] folder/file` in these datastores.
     Datastores(Vec<DatastoreConfig>),
-    /// Names are members of an OVA file.
-    Ova(PathBuf),
 }
 
 /// A disk at the chosen point of its chain.
@@ -98,6 +105,17 @@ impl ReadOptions {
 }
 
 impl Source {
+    /// The place that a name within the source stands for.
+    ///
+    /// # Errors
+    /// When the name is none of this source.
+    pub fn place(&self, name: &str) -> Outcome<Place> {
+        match self {
+            Source::Folder(folder) => Ok(Place::Host(folder.join(name))),
+            Source::Datastores(_) => Ok(Place::Datastore(name.parse()?)),
+        }
+    }
+
     /// Opens the resolver for the names.
     ///
     /// # Errors
@@ -112,10 +130,6 @@ impl Source {
                 let stores: Outcome<Vec<Arc<dyn Datastore>>> = configs.iter().map(Datastores::open_one).collect();
                 Ok(Arc::new(Datastores::new(stores?)))
             }
-            Source::Ova(file) => Err(Failure::reading(
-                format!("cannot open {}", file.display()),
-                vcb_block::Error::unsupported("plan", "OVA files cannot be read yet"),
-            )),
         }
     }
 }
