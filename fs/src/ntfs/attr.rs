@@ -3,17 +3,21 @@
 use vcb_block::bytes::{le32, le64};
 use vcb_block::{BlockRef, Error, Kind, Result};
 
+use super::codec::{self, WofAlgorithm};
 use super::dir::FileName;
 use super::error::{Fault, LAYER};
 use super::file::{Content, File};
 use super::name::Utf16;
-use super::record::{COMPRESSED, ENCRYPTED, Form, kind};
+use super::record::{COMPRESSED, ENCRYPTED, Form, LZNT1, SPARSE, kind};
 use super::reparse;
 use super::volume::Ntfs;
 use crate::{Attr, FileId, FileType, Name, Stream, Time, Unreadable};
 
 /// FILE_ATTRIBUTE_DIRECTORY, which $STANDARD_INFORMATION leaves out.
 const DOS_DIRECTORY: u32 = 0x10;
+/// SPARSE_FILE, OFFLINE, RECALL_ON_OPEN and RECALL_ON_DATA_ACCESS: a cloud file with none of them, and whose
+/// data attribute is not sparse, has all of its content on the volume (observed with OneDrive).
+const PARTIAL: u32 = 0x200 | 0x1000 | 0x4_0000 | 0x40_0000;
 /// Longest reparse data: MAXIMUM_REPARSE_DATA_BUFFER_SIZE of [MS-FSCC], and the header.
 const MAX_REPARSE: u64 = (16 << 10) + 24;
 /// Records below this one are NTFS's own; some of them have no content.
@@ -110,9 +114,10 @@ impl Ntfs {
         let kind = reparse::file_type(tag, dir);
         let (size, stored, flags) = found.data.unwrap_or_default();
         let allocated = if tag == reparse::WOF { found.compressed } else { stored };
+        let partial = standard.attributes & PARTIAL != 0 || flags & SPARSE != 0;
         let unreadable = match kind {
             FileType::File if flags & ENCRYPTED != 0 => Some(Unreadable::Encrypted),
-            FileType::File => reparse::unreadable(tag).or_else(|| {
+            FileType::File => reparse::unreadable(tag, partial).or_else(|| {
                 let lost = found.data.is_none() && file.number() >= FIRST_USER && !file.base.has_view_index();
                 lost.then(|| Unreadable::Other("the file has no data attribute".to_owned()))
             }),
@@ -145,54 +150,64 @@ impl Ntfs {
 
     pub(super) fn open_data(&self, id: FileId, stream: Option<&Name>) -> Result<BlockRef> {
         let file = File::open(&self.mft, id.0)?;
-        let number = file.number();
-        let Some(stream) = stream else {
-            let reparse = self.reparse(&file)?;
-            let tag = reparse.as_ref().map_or(0, |(tag, _)| *tag);
-            return match reparse::file_type(tag, file.base.is_dir()) {
-                FileType::File if tag == reparse::WOF => {
-                    Err(Fault::Unsupported("compressed by the Windows Overlay Filter".to_owned()).in_record(number))
-                }
-                FileType::File | FileType::Other => match reparse::unreadable(tag) {
-                    Some(why) => Err(Fault::Unsupported(why.to_string()).in_record(number)),
-                    None => self.data(&file, Utf16::default()),
-                },
-                FileType::Dir | FileType::Symlink => {
-                    let text = format!("MFT record {number} is a folder or a link");
-                    Err(Error::new(Kind::WrongType, LAYER, text))
-                }
-            };
-        };
+        match stream {
+            None => self.content(&file, &self.attributes(id)?),
+            Some(stream) => self.named(&file, stream),
+        }
+    }
+
+    fn content(&self, file: &File<'_>, attr: &Attr) -> Result<BlockRef> {
+        if let Some(why) = &attr.unreadable {
+            return Err(Fault::Unsupported(why.to_string()).in_record(file.number()));
+        }
+        match attr.kind {
+            FileType::File if attr.reparse_tag == reparse::WOF => return self.overlay(file, attr.size),
+            FileType::File | FileType::Other => {}
+            FileType::Dir | FileType::Symlink => {
+                let text = format!("MFT record {} is a folder or a link", file.number());
+                return Err(Error::new(Kind::WrongType, LAYER, text));
+            }
+        }
+        match file.content(kind::DATA, Utf16::default())? {
+            Some(content) => self.block(file, content),
+            // Files that are an index, and the devices and sockets of subsystems.
+            None => file.plain(Content::Resident(Vec::new()), kind::DATA),
+        }
+    }
+
+    fn named(&self, file: &File<'_>, stream: &Name) -> Result<BlockRef> {
         let missing = || Error::new(Kind::NotFound, LAYER, format!("no stream {:?}", String::from_utf8_lossy(stream)));
         let units = super::name::units(stream).filter(|units| !units.is_empty()).ok_or_else(missing)?;
         let bytes: Vec<u8> = units.iter().flat_map(|unit| unit.to_le_bytes()).collect();
         match file.content(kind::DATA, Utf16(&bytes))? {
-            Some(content) => self.block(&file, content),
+            Some(content) => self.block(file, content),
             None => Err(missing()),
         }
     }
 
-    fn data(&self, file: &File<'_>, name: Utf16<'_>) -> Result<BlockRef> {
-        match file.content(kind::DATA, name)? {
-            Some(content) => self.block(file, content),
-            None if file.number() < FIRST_USER || file.base.has_view_index() => {
-                file.plain(Content::Resident(Vec::new()), kind::DATA)
-            }
-            None => Err(Fault::Missing("$DATA").in_record(file.number())),
-        }
+    /// The content, of length `size`, of a file compressed by the Windows Overlay Filter.
+    fn overlay(&self, file: &File<'_>, size: u64) -> Result<BlockRef> {
+        let in_file = |fault: Fault| fault.in_record(file.number());
+        let data = self.reparse(file)?.map(|(_, data)| data).unwrap_or_default();
+        let algorithm = WofAlgorithm::from_number(reparse::wof(&data).map_err(in_file)?)?;
+        let name: Vec<u8> = WOF_STREAM.encode_utf16().flat_map(u16::to_le_bytes).collect();
+        let stored = file.content(kind::DATA, Utf16(&name))?.ok_or_else(|| in_file(Fault::Missing(WOF_STREAM)))?;
+        codec::open_wof(self.block(file, stored)?, size, algorithm, &self.units)
     }
 
     /// The content of a data attribute, decoded.
     fn block(&self, file: &File<'_>, content: Content) -> Result<BlockRef> {
-        let unsupported = |text: String| Fault::Unsupported(text).in_record(file.number());
+        let unsupported = |text: String| Err(Fault::Unsupported(text).in_record(file.number()));
         match &content {
             Content::Clusters(clusters) if clusters.flags & ENCRYPTED != 0 => {
-                Err(unsupported(Unreadable::Encrypted.to_string()))
+                unsupported(Unreadable::Encrypted.to_string())
             }
-            Content::Clusters(clusters) if clusters.flags & COMPRESSED != 0 => {
-                Err(unsupported(format!("compressed with algorithm {}", clusters.flags & COMPRESSED)))
-            }
-            _ => file.plain(content, kind::DATA),
+            Content::Clusters(clusters) => match clusters.flags & COMPRESSED {
+                0 => file.plain(content, kind::DATA),
+                LZNT1 => clusters.compressed(&self.mft, &self.units),
+                other => unsupported(format!("compressed with algorithm {other}")),
+            },
+            Content::Resident(_) => file.plain(content, kind::DATA),
         }
     }
 

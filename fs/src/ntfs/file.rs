@@ -3,12 +3,14 @@
 //! Attributes are found by type, name and lowest VCN. Instance numbers are unique within one record only
 //! and say nothing about which parts belong together.
 
+use std::ops::Range;
 use std::sync::Arc;
 
 use vcb_block::bytes::{le16, le32, le64, u8_at};
-use vcb_block::{BlockRef, MemBlock, Result};
+use vcb_block::{BlockRef, Error, MemBlock, Result};
 
-use super::error::Fault;
+use super::codec::{self, Allocation, Compressed, UnitCache};
+use super::error::{Fault, LAYER};
 use super::mft::Mft;
 use super::name::Utf16;
 use super::record::{Attribute, COMPRESSED, ENCRYPTED, Form, NUMBER, Record, kind};
@@ -48,6 +50,8 @@ pub(super) enum Content {
 pub(super) struct Clusters {
     /// Of the first part.
     pub(super) flags: u16,
+    /// Log2 of the clusters in a compression unit.
+    pub(super) unit: u8,
     /// Length in bytes.
     pub(super) size: u64,
     /// Bytes ever written.
@@ -236,13 +240,53 @@ impl Clusters {
         let shift = mft.geometry.cluster_shift();
         StreamBlock::new(mft.volume.clone(), self.runs.clone(), shift, self.size, self.initialized)
     }
+
+    /// The content of a stream stored in compression units.
+    pub(super) fn compressed(&self, mft: &Mft, cache: &Arc<UnitCache>) -> Result<BlockRef> {
+        let shift = mft.geometry.cluster_shift();
+        let stored = self.runs.clusters() << shift;
+        let unit = mft.geometry.cluster.checked_shl(self.unit.into()).unwrap_or(0);
+        let raw = StreamBlock::new(mft.volume.clone(), self.runs.clone(), shift, stored, stored);
+        let allocation = Arc::new(Allocated { runs: self.runs.clone(), shift });
+        let valid = self.initialized.min(self.size);
+        codec::open_compressed(Compressed { raw: Arc::new(raw), allocation, size: self.size, valid, unit }, cache)
+    }
+}
+
+/// What a run list says about compression units.
+struct Allocated {
+    runs: Arc<RunList>,
+    shift: u32,
+}
+
+impl Allocation for Allocated {
+    fn stored(&self, range: Range<u64>) -> Result<u64> {
+        let (mut position, mut stored, mut hole) = (range.start, 0, false);
+        for run in self.runs.from(range.start >> self.shift) {
+            if position >= range.end {
+                break;
+            }
+            let stop = ((run.vcn + run.len) << self.shift).min(range.end);
+            match run.lcn() {
+                Some(_) if hole => {
+                    let text = "a compression unit has clusters behind a hole";
+                    return Err(Error::corrupt(LAYER, text).at(position));
+                }
+                Some(_) => stored += stop - position,
+                None => hole = true,
+            }
+            position = stop;
+        }
+        Ok(stored)
+    }
 }
 
 /// Puts the parts of one attribute together.
 struct Parts<'m> {
     mft: &'m Mft,
     resident: Option<Vec<u8>>,
-    first: Option<(u16, u64, u64)>,
+    /// Flags, unit, size and initialized size, which the part at VCN 0 has.
+    first: Option<(u16, u8, u64, u64)>,
     runs: RunList,
 }
 
@@ -275,7 +319,7 @@ impl<'m> Parts<'m> {
             return Err(Fault::Gap { kind: attribute.kind, vcn });
         }
         if self.first.is_none() {
-            self.first = Some((attribute.flags, part.size, part.initialized));
+            self.first = Some((attribute.flags, part.unit, part.size, part.initialized));
         }
         let geometry = &self.mft.geometry;
         let end = part.lowest.saturating_add(part.clusters);
@@ -290,14 +334,14 @@ impl<'m> Parts<'m> {
         if let Some(value) = self.resident {
             return Ok(Content::Resident(value));
         }
-        let Some((flags, size, initialized)) = self.first else {
+        let Some((flags, unit, size, initialized)) = self.first else {
             return Err(Fault::Gap { kind, vcn: 0 });
         };
         let allocated = self.runs.clusters() << self.mft.geometry.cluster_shift();
         if size > allocated {
             return Err(Fault::Unallocated { kind, size, allocated });
         }
-        Ok(Content::Clusters(Clusters { flags, size, initialized, runs: Arc::new(self.runs) }))
+        Ok(Content::Clusters(Clusters { flags, unit, size, initialized, runs: Arc::new(self.runs) }))
     }
 }
 

@@ -7,13 +7,15 @@
 //!                                  │                │
 //!                                  └── mft: records, cached in large pieces
 //!                                                   │
-//!          boot · fixup · record · runlist ── stream: clusters as a Block ── the volume
+//!          boot · fixup · record · runlist ── stream: clusters as a Block ── codec ── …
+//!                                                   │
+//!                                               the volume
 //! ```
 //! What is read is checked before it is believed, and every read goes through the volume's block, so that
 //! a file's content is one translation away from the disk. Nothing is locked while something is read.
 //!
 //! The reader's rules: an attribute's parts belong together by type, name and lowest VCN; bytes past the
-//! initialized size are zeros; data in a form that is not decoded here (EFS, deduplication, cloud
+//! initialized size are zeros; data that is not here or cannot be decoded (EFS, deduplication, cloud
 //! placeholders, unknown reparse tags) is [`vcb_block::Kind::Unsupported`], never zeros; a contradiction
 //! is [`vcb_block::Kind::Corrupt`], never absence.
 

@@ -39,6 +39,8 @@ pub(super) mod kind {
 
 /// Attribute flag: stored in compression units. The low byte is the algorithm.
 pub(super) const COMPRESSED: u16 = 0x00FF;
+/// The only algorithm of [`COMPRESSED`] that exists.
+pub(super) const LZNT1: u16 = 1;
 /// Attribute flag: encrypted by EFS.
 pub(super) const ENCRYPTED: u16 = 0x4000;
 /// Attribute flag: may have holes.
@@ -203,6 +205,8 @@ pub(super) struct Part<'a> {
     pub(super) clusters: u64,
     /// Encoded runs.
     pub(super) pairs: &'a [u8],
+    /// Log2 of the clusters in a compression unit, 0 when there are none.
+    pub(super) unit: u8,
     /// Bytes set aside, holes included.
     pub(super) allocated: u64,
     /// Length in bytes.
@@ -294,6 +298,7 @@ impl<'a> Part<'a> {
             lowest,
             clusters,
             pairs,
+            unit: u8_at(bytes, 0x22).ok_or(SHORT)?,
             allocated: le64(bytes, 0x28).ok_or(SHORT)?,
             size: le64(bytes, 0x30).ok_or(SHORT)?,
             initialized: le64(bytes, 0x38).ok_or(SHORT)?,

@@ -39,14 +39,30 @@ pub(super) fn file_type(tag: u32, dir: bool) -> FileType {
     }
 }
 
-/// Why a regular file with that tag cannot be read, if so.
-pub(super) fn unreadable(tag: u32) -> Option<Unreadable> {
+/// Why a regular file with that tag cannot be read, if so. `partial` is false when all of the content lies on
+/// the volume, going by the file's attributes.
+pub(super) fn unreadable(tag: u32, partial: bool) -> Option<Unreadable> {
     match tag {
         0 | WOF | APP_EXEC_LINK => None,
         DEDUP => Some(Unreadable::Deduplicated),
-        ONEDRIVE => Some(Unreadable::CloudPlaceholder { tag }),
-        _ if tag & CLOUD_MASK == CLOUD => Some(Unreadable::CloudPlaceholder { tag }),
+        _ if tag == ONEDRIVE || tag & CLOUD_MASK == CLOUD => partial.then_some(Unreadable::CloudPlaceholder { tag }),
         _ => Some(Unreadable::UnknownReparse { tag }),
+    }
+}
+
+/// How the content of a file with the tag [`WOF`] is compressed.
+///
+/// ```text
+/// 0x00 version 1  0x04 provider (1: a WIM archive, 2: the file itself)  0x08 version 1  0x0C algorithm
+/// ```
+/// Source: WOF_EXTERNAL_INFO and FILE_PROVIDER_EXTERNAL_INFO_V1, Windows driver documentation.
+pub(super) fn wof(data: &[u8]) -> Result<u32, Fault> {
+    let field = |offset| le32(data, offset).ok_or(Fault::Short("overlay data"));
+    match (field(0)?, field(4)?) {
+        (1, 2) if field(8)? == 1 => field(12),
+        (version, provider) => {
+            Err(Fault::Unsupported(format!("Windows Overlay Filter provider {provider} of version {version}")))
+        }
     }
 }
 
@@ -207,9 +223,20 @@ mod tests {
 
     #[test]
     fn only_data_that_is_here_is_called_readable() {
-        assert_eq!(unreadable(0x9000_701A), Some(Unreadable::CloudPlaceholder { tag: 0x9000_701A }));
-        assert_eq!(unreadable(0x8000_0013), Some(Unreadable::Deduplicated));
-        assert_eq!(unreadable(0x1234), Some(Unreadable::UnknownReparse { tag: 0x1234 }));
-        assert_eq!(unreadable(WOF), None);
+        assert_eq!(unreadable(0x9000_701A, true), Some(Unreadable::CloudPlaceholder { tag: 0x9000_701A }));
+        assert_eq!(unreadable(0x9000_701A, false), None);
+        assert_eq!(unreadable(0x8000_0013, false), Some(Unreadable::Deduplicated));
+        assert_eq!(unreadable(0x1234, false), Some(Unreadable::UnknownReparse { tag: 0x1234 }));
+        assert_eq!(unreadable(WOF, true), None);
+    }
+
+    #[test]
+    fn only_files_that_hold_their_own_data_are_decoded() {
+        let data = |numbers: [u32; 4]| numbers.iter().flat_map(|number| number.to_le_bytes()).collect::<Vec<u8>>();
+        assert_eq!(wof(&data([1, 2, 1, 3])), Ok(3));
+        for other in [[2, 2, 1, 3], [1, 1, 1, 3], [1, 2, 2, 3]] {
+            assert!(matches!(wof(&data(other)), Err(Fault::Unsupported(_))), "{other:?}");
+        }
+        assert!(wof(&data([1, 2, 1, 3])[..15]).is_err());
     }
 }

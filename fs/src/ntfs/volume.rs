@@ -9,6 +9,7 @@ use vcb_block::{BlockRef, Error, Kind, Result, plan};
 use super::attr::Standard;
 use super::boot::Geometry;
 use super::cache::Cache;
+use super::codec::UnitCache;
 use super::dir::FileName;
 use super::error::{Fault, LAYER};
 use super::file::File;
@@ -46,13 +47,13 @@ const BITMAP_PIECE: u64 = 1 << 20;
 pub struct Options {
     /// Show NTFS's own files ($MFT, $Extend, …) in the root.
     pub metafiles: bool,
-    /// Bytes of MFT records and index blocks to keep in memory.
+    /// Bytes of MFT records, index blocks and decoded content to keep in memory.
     pub cache_bytes: u64,
 }
 
 impl Default for Options {
     fn default() -> Self {
-        Options { metafiles: false, cache_bytes: 24 << 20 }
+        Options { metafiles: false, cache_bytes: 32 << 20 }
     }
 }
 
@@ -64,6 +65,8 @@ pub struct Ntfs {
     pub(super) folders: Cache<u64, Index>,
     /// Index blocks.
     pub(super) nodes: Pieces,
+    /// Decoded content of compressed files.
+    pub(super) units: Arc<UnitCache>,
     pub(super) options: Options,
     secure: OnceLock<Secure>,
     descriptors: Cache<u32, Vec<u8>>,
@@ -81,7 +84,7 @@ impl Ntfs {
     pub fn open(volume: BlockRef, options: &Options) -> Result<Arc<Self>> {
         let geometry = Geometry::read(&volume)?;
         let budget = usize::try_from(options.cache_bytes).unwrap_or(usize::MAX);
-        let mft = Mft::open(volume, geometry, budget / 2)?;
+        let mft = Mft::open(volume, geometry, budget / 8 * 3)?;
         let root = mft.record(ROOT)?;
         if !root.in_use() || !root.is_dir() {
             return Err(Fault::Missing("index: the root is not a folder").in_record(ROOT));
@@ -95,8 +98,9 @@ impl Ntfs {
             root: FileId(root.reference()),
             mft,
             upcase,
-            folders: Cache::new(budget / 8),
+            folders: Cache::new(budget / 16),
             nodes: Cache::new(budget / 4),
+            units: UnitCache::new(budget / 4),
             options: options.clone(),
             secure: OnceLock::new(),
             descriptors: Cache::new(budget / 16),
