@@ -7,9 +7,12 @@ pub mod config;
 pub mod datastore;
 pub mod export;
 pub mod failure;
+pub mod front;
 pub mod lookup;
 pub mod plan;
 pub mod spec;
+mod sys;
+pub mod view;
 pub mod vm;
 
 pub use failure::{Code, Exit, Failure, Outcome};

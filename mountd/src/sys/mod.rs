@@ -1,0 +1,7 @@
+//! What differs between platforms, behind functions that do not.
+
+#[cfg(unix)]
+mod unix;
+
+#[cfg(unix)]
+pub(crate) use unix::*;
