@@ -28,6 +28,7 @@ mod error;
 mod file;
 mod fixup;
 mod index;
+pub mod logfile;
 mod mft;
 mod name;
 mod record;
