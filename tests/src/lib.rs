@@ -1,3 +1,4 @@
 //! What whole-product tests share.
 
+pub mod disks;
 pub mod vcsim;

@@ -345,9 +345,6 @@ fn extent(line: usize, text: &str) -> Result<Option<ExtentInfo>> {
         "NOACCESS" => Access::None,
         _ => return Ok(None),
     };
-    if rest.starts_with('=') {
-        return Ok(None);
-    }
     let bad = |key, value: &str, expected| {
         DescriptorError::Value { line, key, value: value.chars().take(60).collect(), expected }.corrupt()
     };

@@ -156,7 +156,7 @@ impl Opener<'_> {
     fn hosted(&mut self, file: BlockRef, name: &str, info: &ExtentInfo) -> Result<Box<dyn Extent>> {
         let header = HostedHeader::parse(&head(&file, hosted::HEADER as u64)?)?;
         let mut header = stream::effective_header(&header, &file)?;
-        header.capacity = capacity(header.capacity, header.grain, info.sectors).map_err(|err| err.at(12))?;
+        header.capacity = self.capacity(header.capacity, header.grain, info).map_err(|err| err.at(12))?;
         let (cache, dirty) = (self.cache.clone(), self.options.allow_dirty);
         // Streams are written once, front to back, and leave the mark of an open file in their header.
         let unclean = (header.unclean && !header.is_compressed()).then(|| UNCLEAN.to_owned());
@@ -171,9 +171,14 @@ impl Opener<'_> {
         Ok(extent)
     }
 
+    fn capacity(&self, header: u64, grain: u64, info: &ExtentInfo) -> Result<u64> {
+        let last = self.found.descriptor.extents.last().is_some_and(|last| std::ptr::eq(last, info));
+        capacity(header, grain, info.sectors, last)
+    }
+
     fn cowd(&mut self, file: BlockRef, name: &str, info: &ExtentInfo) -> Result<Box<dyn Extent>> {
         let mut header = CowdHeader::parse(&head(&file, cowd::HEADER)?)?;
-        header.capacity = capacity(header.capacity, header.grain, info.sectors).map_err(|err| err.at(12))?;
+        header.capacity = self.capacity(header.capacity, header.grain, info).map_err(|err| err.at(12))?;
         if header.unclean {
             self.warnings.push(format!("{name}: {UNCLEAN}"));
         }
@@ -182,7 +187,7 @@ impl Opener<'_> {
 
     fn sesparse(&mut self, file: BlockRef, name: &str, info: &ExtentInfo) -> Result<Box<dyn Extent>> {
         let mut header = SeSparseHeader::parse(&head(&file, sesparse::HEADER as u64)?)?;
-        header.capacity = capacity(header.capacity, sesparse::GRAIN, info.sectors).map_err(|err| err.at(16))?;
+        header.capacity = self.capacity(header.capacity, sesparse::GRAIN, info).map_err(|err| err.at(16))?;
         if header.is_dirty(&file)? {
             if !self.options.allow_dirty {
                 return Err(Error::unsupported("vmdk-sesparse", DirtyJournal).at(header.volatile() + 24));
@@ -200,10 +205,11 @@ fn head(file: &BlockRef, len: u64) -> Result<Vec<u8>> {
     read(file, 0, file.len().min(len))
 }
 
-/// The sectors to use of a sparse extent: as many as the descriptor says, which may be less than the
-/// header says by the rounding to whole grains only.
-pub(crate) fn capacity(header: u64, grain: u64, descriptor: u64) -> Result<u64> {
-    if header >= descriptor && header - descriptor < grain.max(1) {
+/// The sectors to use of a sparse extent: as many as the descriptor says, which in the last extent may be
+/// less than the header says by the rounding to whole grains; in others that would move all that follows.
+pub(crate) fn capacity(header: u64, grain: u64, descriptor: u64, last: bool) -> Result<u64> {
+    let slack = if last { grain.max(1) } else { 1 };
+    if header >= descriptor && header - descriptor < slack {
         return Ok(descriptor);
     }
     let text = format!("the header says {header} sectors, the descriptor {descriptor}");

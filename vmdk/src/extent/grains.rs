@@ -213,16 +213,22 @@ impl<F: Format> Grains<F> {
                 let text = format!("the two copies of grain table {index} are both sound and differ");
                 Err(Error::corrupt(F::LAYER, text))
             }
-            (Ok(first), Err(_)) => {
+            // Writers of two directories allocate every table, so "no table" beside a damaged copy is as
+            // likely damage itself.
+            (Ok(first), Err(_)) if self.has_table(index, false) => {
                 self.warn(index, "the second copy of a grain table is damaged; the first is used");
                 Ok(first)
             }
-            (Err(_), Ok(second)) => {
+            (Err(_), Ok(second)) if self.has_table(index, true) => {
                 self.warn(index, "the first copy of a grain table is damaged; the second is used");
                 Ok(second)
             }
-            (Err(first), Err(_)) => Err(first),
+            (Err(err), _) | (_, Err(err)) => Err(err),
         }
+    }
+
+    fn has_table(&self, index: u64, second: bool) -> bool {
+        matches!(self.locate(index, second), Ok(TableAt::Offset(_)))
     }
 
     fn warn(&self, index: u64, text: &'static str) {

@@ -104,6 +104,10 @@ impl HostedHeader {
         if self.is_compressed() && algorithm != 1 {
             return Err(Error::unsupported(LAYER, format!("compression algorithm {algorithm}")).at(77));
         }
+        if !self.is_compressed() && algorithm != 0 {
+            let text = format!("compression algorithm {algorithm} without the flag for compressed grains");
+            return Err(Error::corrupt(LAYER, text).at(77));
+        }
         if self.capacity > i64::MAX as u64 / 512 {
             return Err(Error::corrupt(LAYER, format!("a capacity of {} sectors", self.capacity)).at(12));
         }
