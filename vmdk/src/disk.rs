@@ -32,6 +32,13 @@ pub struct OpenOptions {
     pub devices: BTreeMap<String, BlockRef>,
 }
 
+impl OpenOptions {
+    /// Bytes for a cache of the disk's own.
+    pub(crate) fn cache_budget(&self) -> u64 {
+        if self.cache_bytes == 0 { DEFAULT_BYTES } else { self.cache_bytes }
+    }
+}
+
 /// Why a chain cannot be opened.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
@@ -103,17 +110,11 @@ impl Disk {
     /// Kinds as of [`vcb_block::Kind`], with causes [`ChainError`] and [`crate::DescriptorError`] among others.
     /// A disk opens whole or not at all.
     pub fn open(resolver: Arc<dyn Resolver>, name: &str, options: &OpenOptions) -> Result<Self> {
-        let leaf = find(resolver.open("", name)?)?;
-        let mut chain = vec![leaf];
-        while let Some(hint) = chain[chain.len() - 1].descriptor.parent_hint.clone() {
-            if chain.len() == MAX_LINKS {
-                return Err(Error::new(Kind::Limit, LAYER, ChainError::TooDeep).path(&chain[0].resolved.name));
-            }
-            let parent = find_parent(&*resolver, &chain, &hint, options)?;
-            chain.push(parent);
+        let (chain, broken) = chain(&*resolver, name, options);
+        if let Some(err) = broken {
+            return Err(err);
         }
-        let cache_bytes = if options.cache_bytes == 0 { DEFAULT_BYTES } else { options.cache_bytes };
-        let cache = options.cache.clone().unwrap_or_else(|| Cache::new(cache_bytes));
+        let cache = options.cache.clone().unwrap_or_else(|| Cache::new(options.cache_budget()));
         let mut warnings = Vec::new();
         let mut layers = Vec::with_capacity(chain.len());
         for found in &chain {
@@ -168,6 +169,25 @@ impl Disk {
     #[must_use]
     pub fn ddb(&self, key: &str) -> Option<&str> {
         self.descriptors.iter().rev().find_map(|descriptor| descriptor.ddb(key))
+    }
+}
+
+/// Reads the descriptors of `name` and of everything it stands on, leaf first, as far as that goes, and
+/// says why it goes no further.
+pub(crate) fn chain(resolver: &dyn Resolver, name: &str, options: &OpenOptions) -> (Vec<Found>, Option<Error>) {
+    let mut chain: Vec<Found> = Vec::new();
+    let mut next = resolver.open("", name).and_then(find);
+    loop {
+        match next {
+            Ok(found) => chain.push(found),
+            Err(err) => return (chain, Some(err)),
+        }
+        let Some(hint) = chain[chain.len() - 1].descriptor.parent_hint.clone() else { return (chain, None) };
+        if chain.len() == MAX_LINKS {
+            let err = Error::new(Kind::Limit, LAYER, ChainError::TooDeep).path(&chain[0].resolved.name);
+            return (chain, Some(err));
+        }
+        next = find_parent(resolver, &chain, &hint, options);
     }
 }
 

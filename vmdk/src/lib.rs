@@ -18,16 +18,19 @@
 
 mod cache;
 mod chain;
+mod check;
 mod descriptor;
 mod disk;
 mod extent;
 mod link;
+pub mod ova;
 mod resolve;
 mod text;
 pub mod vmsd;
 pub mod vmx;
 
 pub use cache::Cache;
+pub use check::{Finding, Severity, check};
 pub use descriptor::{Access, Descriptor, DescriptorError, ExtentInfo, ExtentKind, NO_PARENT};
 pub use disk::{ChainError, Disk, Link, OpenOptions};
 pub use extent::sesparse::DirtyJournal;

@@ -1,5 +1,7 @@
 //! One link: finding its descriptor, wherever it is kept, and opening its extents.
 
+use std::collections::HashMap;
+use std::ops::Range;
 use std::sync::Arc;
 
 use vcb_block::{BlockRef, Error, Kind, Result};
@@ -34,6 +36,7 @@ fn find_in(resolved: Resolved) -> Result<Found> {
     match head.get(..4) {
         Some(magic) if magic.eq_ignore_ascii_case(HOSTED_MAGIC) => {}
         Some(magic) if magic == cowd::MAGIC || magic == sesparse::MAGIC => return Err(bare()),
+        Some([0x1F, 0x8B, ..]) => return Err(Error::unsupported(LAYER, "the file is compressed with gzip")),
         _ => {
             if block.len() > MAX_BYTES {
                 return Err(Error::corrupt(LAYER, "neither a descriptor nor a sparse disk"));
@@ -77,20 +80,41 @@ pub(crate) fn extents(
     cache: &Arc<Cache>,
     warnings: &mut Vec<String>,
 ) -> Result<Vec<Box<dyn Extent>>> {
-    let mut opener = Opener { resolver, found, options, cache, warnings };
-    found.descriptor.extents.iter().map(|info| opener.open(info)).collect()
+    let mut opener = Opener::new(resolver, found, options, cache, warnings);
+    let extents = found.descriptor.extents.iter().map(|info| opener.open(info)).collect::<Result<_>>()?;
+    opener.finish();
+    Ok(extents)
 }
 
-struct Opener<'a> {
+/// Opens the extents of one link, in order.
+pub(crate) struct Opener<'a> {
     resolver: &'a dyn Resolver,
     found: &'a Found,
     options: &'a OpenOptions,
     cache: &'a Arc<Cache>,
     warnings: &'a mut Vec<String>,
+    /// Files, and the bytes of them that extents have used.
+    used: HashMap<String, Used>,
 }
 
-impl Opener<'_> {
-    fn open(&mut self, info: &ExtentInfo) -> Result<Box<dyn Extent>> {
+/// A file and the ranges of it that extents have used.
+struct Used {
+    len: u64,
+    ranges: Vec<Range<u64>>,
+}
+
+impl<'a> Opener<'a> {
+    pub(crate) fn new(
+        resolver: &'a dyn Resolver,
+        found: &'a Found,
+        options: &'a OpenOptions,
+        cache: &'a Arc<Cache>,
+        warnings: &'a mut Vec<String>,
+    ) -> Self {
+        Opener { resolver, found, options, cache, warnings, used: HashMap::new() }
+    }
+
+    pub(crate) fn open(&mut self, info: &ExtentInfo) -> Result<Box<dyn Extent>> {
         // The descriptor has bounded the sum of all extents.
         let len = info.sectors * 512;
         if info.access == Access::None {
@@ -121,11 +145,36 @@ impl Opener<'_> {
         }
     }
 
+    /// Notes that an extent uses `range` of `file`. No two extents share bytes; two that seem to are one
+    /// name with a damaged letter.
+    fn take(&mut self, file: &Resolved, range: Range<u64>) -> Result<()> {
+        let fresh = || Used { len: file.block.len(), ranges: Vec::new() };
+        let used = self.used.entry(file.name.clone()).or_insert_with(fresh);
+        if used.ranges.iter().any(|other| range.start < other.end && other.start < range.end) {
+            return Err(Error::corrupt(LAYER, "two extents of the disk share bytes of this file").path(&file.name));
+        }
+        used.ranges.push(range);
+        Ok(())
+    }
+
+    /// Warns of files that go on after their last extent: the descriptor may have been cut or damaged.
+    pub(crate) fn finish(self) {
+        for (name, used) in self.used {
+            let end = used.ranges.iter().map(|range| range.end).max().unwrap_or(0);
+            if used.len > end {
+                let text = format!("{name}: {} bytes at the end belong to no extent", used.len - end);
+                self.warnings.push(text);
+            }
+        }
+    }
+
     fn file(&mut self, kind: ExtentKind, file: Resolved, info: &ExtentInfo, len: u64) -> Result<Box<dyn Extent>> {
+        let start = sectors(info.offset)?;
+        let flat = matches!(kind, ExtentKind::Flat | ExtentKind::Vmfs);
+        self.take(&file, if flat { start..start.saturating_add(len) } else { 0..u64::MAX })?;
         match kind {
             ExtentKind::Sparse => self.sparse(file.block, &file.name, info),
             ExtentKind::Flat | ExtentKind::Vmfs => {
-                let start = sectors(info.offset)?;
                 Ok(Box::new(Flat::new(file.block, start, len).map_err(|err| err.path(&file.name))?))
             }
             ExtentKind::VmfsSparse => self.cowd(file.block, &file.name, info).map_err(|err| err.path(&file.name)),

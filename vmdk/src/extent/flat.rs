@@ -5,6 +5,7 @@ use std::ops::Range;
 use vcb_block::{Block, BlockRef, Error, Kind, Result, Runs, check_range};
 
 use super::{Cursor, Extent, Piece};
+use crate::check::{Report, Severity};
 
 /// Plain bytes of a file or device.
 pub(crate) struct Flat {
@@ -36,6 +37,10 @@ impl Extent for Flat {
         Ok((Piece::Child(&self.source, self.start + offset), end - offset))
     }
 
+    fn check(&self, _: &mut Report) -> Result<()> {
+        Ok(())
+    }
+
     fn whole(&self) -> Option<&BlockRef> {
         (self.start == 0 && self.len == self.source.len()).then_some(&self.source)
     }
@@ -53,6 +58,10 @@ impl Extent for Zeros {
 
     fn piece(&self, _: &mut Cursor, offset: u64, end: u64) -> Result<(Piece<'_>, u64)> {
         Ok((Piece::Zero, end - offset))
+    }
+
+    fn check(&self, _: &mut Report) -> Result<()> {
+        Ok(())
     }
 }
 
@@ -74,6 +83,11 @@ impl Extent for NoAccess {
 
     fn piece(&self, _: &mut Cursor, offset: u64, end: u64) -> Result<(Piece<'_>, u64)> {
         Ok((Piece::Child(&self.block, offset), end - offset))
+    }
+
+    fn check(&self, report: &mut Report) -> Result<()> {
+        report.add(Severity::Note, None, "an extent is NOACCESS: reading it is refused");
+        Ok(())
     }
 }
 

@@ -16,6 +16,7 @@ use vcb_block::{BlockRef, Error, Kind, Result};
 use super::table::{Place, Table, TableBuilder};
 use super::{Cursor, Extent, Piece};
 use crate::cache::{Cache, Cached, Key, owner};
+use crate::check::Report;
 
 /// Directory entries decoded and cached together.
 const PAGE: u64 = 512;
@@ -159,17 +160,20 @@ impl<F: Format> Grains<F> {
     }
 
     /// Looks through the directory (both copies) and says what is wrong with it. Reads 4 or 8 bytes for every
-    /// table; keeps nothing.
+    /// table; keeps nothing. Grains begin at `grains_from`: a file that has some, but no table, has its
+    /// directory elsewhere.
     ///
     /// # Errors
     /// When a table is lost, because each copy of its entry is damaged.
-    pub(crate) fn survey(&self) -> Result<Option<String>> {
+    pub(crate) fn survey(&self, grains_from: u64) -> Result<Option<String>> {
         let mut damaged = [0u64; 2];
+        let mut tables = 0u64;
         for page in 0..self.shape.tables().div_ceil(PAGE) {
             let first = self.load_page(page, false)?;
             let second = self.shape.redundant.map(|_| self.load_page(page, true)).transpose()?;
             for (number, &entry) in first.iter().enumerate() {
                 let bad = [entry == BAD, second.as_ref().is_some_and(|second| second[number] == BAD)];
+                tables += u64::from(entry != TableAt::Hole.pack());
                 damaged[0] += u64::from(bad[0]);
                 damaged[1] += u64::from(bad[1]);
                 if bad[0] && (second.is_none() || bad[1]) {
@@ -177,6 +181,10 @@ impl<F: Format> Grains<F> {
                     return Err(self.bad_entry(index, self.shape.directory + index * self.shape.width as u64));
                 }
             }
+        }
+        if tables == 0 && self.shape.len > 0 && self.file.len() > grains_from.saturating_add(self.shape.grain) {
+            let text = format!("an empty grain directory, though there are grains from {grains_from:#x} on");
+            return Err(Error::corrupt(F::LAYER, text).at(self.shape.directory));
         }
         Ok(match damaged {
             [0, 0] => None,
@@ -402,5 +410,10 @@ impl<F: Format> Extent for Grains<F> {
             None => Piece::Hole,
         };
         Ok((piece, len))
+    }
+
+    fn check(&self, report: &mut Report) -> Result<()> {
+        self.check_tables(report)?;
+        self.check_overlaps(report)
     }
 }

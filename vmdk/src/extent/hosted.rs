@@ -238,6 +238,6 @@ pub(crate) fn open(
 ) -> Result<(Grains<Hosted>, Vec<String>)> {
     let (shape, warning) = header.shape(file.len())?;
     let grains = Grains::new(Hosted::new(header), shape, file, cache, allow_dirty);
-    let damage = grains.survey()?;
+    let damage = grains.survey(header.overhead.saturating_mul(512))?;
     Ok((grains, warning.into_iter().chain(damage).collect()))
 }

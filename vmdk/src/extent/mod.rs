@@ -6,6 +6,7 @@ mod grains;
 pub(crate) mod hosted;
 pub(crate) mod sesparse;
 pub(crate) mod stream;
+mod survey;
 mod table;
 
 use std::sync::Arc;
@@ -13,6 +14,7 @@ use std::sync::Arc;
 use vcb_block::{BlockRef, Result};
 
 use crate::cache::Cached;
+use crate::check::Report;
 
 pub(crate) use flat::{Flat, NoAccess, Zeros};
 pub(crate) use hosted::{HostedHeader, MAGIC as HOSTED_MAGIC};
@@ -36,6 +38,12 @@ pub(crate) trait Extent: Send + Sync {
     /// The piece at `offset`, and how many bytes of it lie before `end`. The caller keeps `offset < end <=
     /// len()`. `cursor` belongs to one walk over one link and spares looking up the same table twice.
     fn piece(&self, cursor: &mut Cursor, offset: u64, end: u64) -> Result<(Piece<'_>, u64)>;
+
+    /// Looks through all metadata, beyond what opening looked at.
+    ///
+    /// # Errors
+    /// When looking fails, not when something is found.
+    fn check(&self, report: &mut Report) -> Result<()>;
 
     /// The block that this extent is, byte for byte, when it is one.
     fn whole(&self) -> Option<&BlockRef> {

@@ -18,6 +18,7 @@ use super::hosted::{GD_AT_END, HEADER, Hosted, HostedHeader};
 use super::table::Place;
 use super::{Cursor, Extent, Piece};
 use crate::cache::{Cache, Cached, Key, owner};
+use crate::check::Report;
 
 const LAYER: &str = "vmdk-stream";
 
@@ -152,7 +153,7 @@ pub(crate) fn open(
     }
     let (shape, warning) = header.shape(file.len())?;
     let grains = Grains::new(Hosted::new(header), shape, file, cache, allow_dirty);
-    grains.survey()?;
+    grains.survey(u64::MAX)?;
     let inflater = Inflater { grains: Arc::new(grains), markers: header.has_markers(), owner: owner() };
     inflater.check_end().map_err(|err| match err.kind() {
         vcb_block::Kind::Corrupt => cut_short(header, inflater.grains.file(), err.report()),
@@ -181,6 +182,27 @@ impl Extent for Stream {
             _ => Piece::Child(&self.inflater, offset),
         };
         Ok((piece, len))
+    }
+
+    /// Inflates every grain, which compares its place and its checksum.
+    fn check(&self, report: &mut Report) -> Result<()> {
+        self.grains.check_tables(report)?;
+        let shape = self.grains.shape();
+        let mut buf = vec![0; shape.grain as usize];
+        for index in 0..shape.tables() {
+            let Ok(table) = self.grains.load_copy(index, false) else { continue };
+            for segment in table.segments().filter(|segment| segment.place.offset().is_some()) {
+                let guest = index * shape.coverage() + u64::from(segment.start) * shape.grain;
+                let len = shape.grain.min(shape.len - guest) as usize;
+                if let Err(err) = self.inflater.read_at(&mut buf[..len], guest) {
+                    report.error(&err);
+                }
+            }
+            if report.is_full() {
+                break;
+            }
+        }
+        Ok(())
     }
 }
 
