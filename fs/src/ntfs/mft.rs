@@ -195,6 +195,11 @@ impl Mft {
         Some(copy)
     }
 
+    /// Where record `number` lies on the volume.
+    pub(super) fn place(&self, number: u64) -> Option<u64> {
+        self.data.place(number.checked_mul(u64::from(self.geometry.record))?)
+    }
+
     /// Length of the table in bytes.
     pub(super) fn len(&self) -> u64 {
         self.data.len()

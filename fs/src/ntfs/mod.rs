@@ -32,6 +32,7 @@ pub mod logfile;
 mod mft;
 mod name;
 mod record;
+mod recover;
 mod reparse;
 mod runlist;
 mod secure;
@@ -40,6 +41,7 @@ mod volume;
 
 pub use boot::Geometry;
 pub use error::{Fault, NtfsError, Place};
+pub use recover::LogOutcome;
 pub use volume::{Ntfs, Options};
 
 /// Record number of the root folder.

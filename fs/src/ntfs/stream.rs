@@ -22,6 +22,14 @@ impl StreamBlock {
     pub(super) fn new(volume: BlockRef, runs: Arc<RunList>, cluster_shift: u32, size: u64, initialized: u64) -> Self {
         StreamBlock { volume, runs, cluster_shift, size, initialized: initialized.min(size) }
     }
+
+    /// Where byte `offset` lies on the volume; `None` in a hole and past the last run.
+    pub(super) fn place(&self, offset: u64) -> Option<u64> {
+        let vcn = offset >> self.cluster_shift;
+        let run = self.runs.from(vcn).first()?;
+        let start = run.lcn()? + (vcn - run.vcn);
+        Some((start << self.cluster_shift) + offset % (1 << self.cluster_shift))
+    }
 }
 
 impl Block for StreamBlock {

@@ -17,6 +17,7 @@ use super::index::{Index, Pieces};
 use super::mft::Mft;
 use super::name::{UpCase, Utf16};
 use super::record::kind;
+use super::recover::{self, LogOutcome};
 use super::secure::Secure;
 use super::{ROOT, reparse};
 use crate::{Attr, DirEntry, FileId, Filesystem, FsStats, LinkTarget, Name, NameBuf, Stream};
@@ -49,11 +50,13 @@ pub struct Options {
     pub metafiles: bool,
     /// Bytes of MFT records, index blocks and decoded content to keep in memory.
     pub cache_bytes: u64,
+    /// Show the changes that a log not closed in order holds, see [`Ntfs::log`]. Nothing is written.
+    pub replay: bool,
 }
 
 impl Default for Options {
     fn default() -> Self {
-        Options { metafiles: false, cache_bytes: 32 << 20 }
+        Options { metafiles: false, cache_bytes: 32 << 20, replay: true }
     }
 }
 
@@ -73,6 +76,7 @@ pub struct Ntfs {
     root: FileId,
     label: NameBuf,
     notes: Vec<String>,
+    log: LogOutcome,
     stats: OnceLock<FsStats>,
 }
 
@@ -80,11 +84,26 @@ impl Ntfs {
     /// Opens the volume that fills `volume`.
     ///
     /// # Errors
-    /// `Corrupt` when the boot sector, the $MFT, $UpCase or $Volume cannot be trusted; read errors.
+    /// `Corrupt` when the boot sector, the $MFT, $UpCase or $Volume cannot be trusted; read errors. A log that
+    /// cannot be replayed is no error: see [`Ntfs::log`].
     pub fn open(volume: BlockRef, options: &Options) -> Result<Arc<Self>> {
+        recover::open(volume, options)
+    }
+
+    /// What became of the changes in the volume's log.
+    #[must_use]
+    pub fn log(&self) -> &LogOutcome {
+        &self.log
+    }
+
+    pub(super) fn read_mft(volume: BlockRef, options: &Options) -> Result<Mft> {
         let geometry = Geometry::read(&volume)?;
-        let budget = usize::try_from(options.cache_bytes).unwrap_or(usize::MAX);
-        let mft = Mft::open(volume, geometry, budget / 8 * 3)?;
+        Mft::open(volume, geometry, budget(options) / 8 * 3)
+    }
+
+    /// The volume whose $MFT is `mft`.
+    pub(super) fn over(mft: Mft, options: &Options) -> Result<Self> {
+        let budget = budget(options);
         let root = mft.record(ROOT)?;
         if !root.in_use() || !root.is_dir() {
             return Err(Fault::Missing("index: the root is not a folder").in_record(ROOT));
@@ -94,7 +113,7 @@ impl Ntfs {
             .and_then(|bytes| UpCase::new(&bytes))
             .ok_or_else(|| Fault::Missing("table of 65536 capital letters").in_record(UPCASE))?;
         let (label, notes) = about(&mft)?;
-        Ok(Arc::new(Ntfs {
+        Ok(Ntfs {
             root: FileId(root.reference()),
             mft,
             upcase,
@@ -106,8 +125,18 @@ impl Ntfs {
             descriptors: Cache::new(budget / 16),
             label,
             notes,
+            log: LogOutcome::Closed,
             stats: OnceLock::new(),
-        }))
+        })
+    }
+
+    /// Keeps what became of the log, and tells the user unless it was in order.
+    pub(super) fn with_log(mut self, log: LogOutcome) -> Self {
+        if log != LogOutcome::Closed {
+            self.notes.push(log.to_string());
+        }
+        self.log = log;
+        self
     }
 
     /// Sizes and places from the boot sector.
@@ -167,8 +196,12 @@ impl Ntfs {
     }
 }
 
+fn budget(options: &Options) -> usize {
+    usize::try_from(options.cache_bytes).unwrap_or(usize::MAX)
+}
+
 /// One of NTFS's own files.
-fn system(mft: &Mft, number: u64) -> Result<File<'_>> {
+pub(super) fn system(mft: &Mft, number: u64) -> Result<File<'_>> {
     File::new(mft, mft.record(number)?)
 }
 

@@ -231,7 +231,7 @@ fn record_case(name: &str, before: &[u8], change: Change, expected: &[u8]) {
     let change = on_record(change);
     let at = MFT as usize * CLUSTER + NUMBER as usize * RECORD;
     let disk = volume(before, &index(&[], EMPTY));
-    let overlay = replay(&geometry(disk.clone()), &mem(finished(&[change.clone()]))).unwrap();
+    let overlay = replay(&geometry(disk.clone()), &mem(finished(std::slice::from_ref(&change)))).unwrap();
     assert_eq!((overlay.redone, overlay.undone), (1, 0), "{name}");
     assert_eq!(overlay.records(), [(NUMBER, at as u64)], "{name}");
     let mut want = expected.to_vec();
@@ -329,7 +329,7 @@ fn operations_on_whole_records() {
     let mut disk = volume(&full, &index(&[], EMPTY));
     disk[at..at + RECORD].fill(0);
     let initialize = on_record(redo(op::INITIALIZE_FILE_RECORD, &full[..used]));
-    let overlay = replay(&geometry(disk.clone()), &mem(finished(&[initialize.clone()]))).unwrap();
+    let overlay = replay(&geometry(disk.clone()), &mem(finished(std::slice::from_ref(&initialize)))).unwrap();
     let mut want = full.clone();
     want[0x30..0x36].fill(0);
     same(&after(overlay, disk, at, RECORD), &want, "initialize");
