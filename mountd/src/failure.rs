@@ -128,6 +128,8 @@ codes! {
         "'vcbmount info' on the VM's folder lists its snapshots.";
     PathNotFound = 114, Failed, "no such file",
         "Check the path; 'vcbmount ls' lists a folder.";
+    NotFreezable = 115, Input, "the VM cannot be frozen",
+        "The reasons above name what a snapshot would leave out; exclude those disks or change them.";
     Running = 120, InUse, "the VM is running and its disks change while they are read",
         "Read a snapshot with --read-existing NAME, or accept inconsistent data with --live.";
     Busy = 121, InUse, "in use by another",
@@ -138,6 +140,22 @@ codes! {
         "Check user and password file in [vcenter]; 'vcbmount doctor' tries them.";
     Privilege = 132, Refused, "the account lacks a privilege",
         "Grant the privilege named above; 'vcbmount doctor' lists all that are needed.";
+    Untrusted = 133, Refused, "the server's certificate is not trusted",
+        "Compare its fingerprint with the one on the server's own console, then run 'vcbmount trust HOST'.";
+    Server = 140, Failed, "the server did not do it",
+        "See the server's list of tasks for the VM, then try again.";
+    Unreachable = 141, Failed, "the server cannot be reached",
+        "Check the name in [vcenter] and the network between; 'vcbmount doctor' tries it.";
+    Quiesce = 142, Failed, "the guest did not come to rest",
+        "See the guest's log of VMware Tools, or set quiesce = \"try\" in [snapshot].";
+    Space = 143, Failed, "too little free space on the datastore",
+        "Free some space, or lower min_free_percent in [snapshot].";
+    SnapshotExists = 144, InUse, "the VM has a snapshot of ours already",
+        "Unmount the session that uses it; 'vcbmount cleanup' removes one that nobody uses.";
+    Hook = 145, Failed, "a hook failed",
+        "See the hook's output in the log.";
+    LeftBehind = 146, Failed, "something could not be cleaned up",
+        "Run 'vcbmount cleanup' when the server answers again.";
     Io = 200, Failed, "the storage failed",
         "Check the device or share and the system log, then try again.";
     Corrupt = 201, Input, "the input is damaged or still being written",

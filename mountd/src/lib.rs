@@ -9,6 +9,7 @@ pub mod export;
 pub mod failure;
 pub mod front;
 pub mod lookup;
+pub mod orchestrate;
 pub mod plan;
 pub mod spec;
 mod sys;

@@ -153,7 +153,7 @@ fn vcsim_snapshots_freeze_the_disks_they_were_made_of() {
     assert_eq!((after.snapshots[0].name.as_str(), after.snapshots[0].quiesced), ("s <1>", true));
     assert_eq!(after.current_snapshot.as_ref(), Some(&snapshot));
     assert_ne!(after.disks[0].file_name, frozen);
-    assert_eq!(after.disks[0].parents, [frozen.clone()]);
+    assert_eq!(after.disks[0].parents, [frozen.as_str()]);
     assert_eq!(client.snapshot_disks(&snapshot).unwrap()[0].file_name, frozen);
 
     let second = client.create_snapshot(&vm.moref, &spec("s2"), &wait()).unwrap();

@@ -42,6 +42,15 @@ impl Client {
     /// # Errors
     /// `ApplicationQuiesceFault` and its kin when the guest did not come to rest; what the server says.
     pub fn create_snapshot(&self, vm: &Moref, spec: &SnapshotSpec, wait: &Wait) -> Result<Moref> {
+        let task = self.request_snapshot(vm, spec)?;
+        self.await_snapshot(&task, wait)
+    }
+
+    /// Asks for a snapshot without memory, once, and gives the task that makes it.
+    ///
+    /// # Errors
+    /// As for [`Client::create_snapshot`].
+    pub fn request_snapshot(&self, vm: &Moref, spec: &SnapshotSpec) -> Result<Moref> {
         let plain = |quiesce: bool| {
             Call::once("CreateSnapshot_Task", vm)
                 .text("name", &spec.name)
@@ -69,11 +78,34 @@ impl Client {
             }
             other => other?,
         };
-        let task = task_of(&answer, "CreateSnapshot_Task")?;
-        self.wait(&task, wait)?
+        task_of(&answer, "CreateSnapshot_Task")
+    }
+
+    /// Waits for a task of [`Client::request_snapshot`] and gives the snapshot.
+    ///
+    /// # Errors
+    /// As for [`Client::create_snapshot`].
+    pub fn await_snapshot(&self, task: &Moref, wait: &Wait) -> Result<Moref> {
+        self.wait(task, wait)?
             .filter(|result| result.kind == "VirtualMachineSnapshot" || result.kind.is_empty())
             .map(|result| Moref::new("VirtualMachineSnapshot", result.value))
             .ok_or_else(|| Error::protocol("CreateSnapshot_Task", "the task gave no snapshot"))
+    }
+
+    /// Waits until none of the VM's tasks is queued or running, whatever becomes of them.
+    ///
+    /// # Errors
+    /// [`Error::TaskTimeout`], or what the server says.
+    pub fn await_idle(&self, vm: &Moref, wait: &Wait) -> Result<()> {
+        let tasks = self.properties(vm, &["recentTask"])?;
+        for task in tasks.get("recentTask").map(|list| &list.children).into_iter().flatten().filter_map(Node::moref) {
+            match self.wait(&task, wait) {
+                Ok(_) | Err(Error::Task { .. }) => {}
+                Err(err) if err.is_not_found() => {}
+                Err(err) => return Err(err),
+            }
+        }
+        Ok(())
     }
 
     /// Removes one snapshot, leaving those made on top of it, and merges its disks into their parents.

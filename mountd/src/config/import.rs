@@ -28,6 +28,7 @@ pub fn import(text: &str) -> Imported {
         ca_file: None,
         fingerprint: None,
         transports: VCenter::default_transports(),
+        hold_relocation: false,
     };
     for (index, line) in strip_comments(text).lines().enumerate() {
         let number = index + 1;

@@ -4,7 +4,7 @@ use toml::de::{DeTable, DeValue};
 
 /// Tables and their keys.
 pub(super) const KEYS: &[(&str, &[&str])] = &[
-    ("vcenter", &["host", "username", "password_file", "ca_file", "fingerprint", "transports"]),
+    ("vcenter", &["host", "username", "password_file", "ca_file", "fingerprint", "transports", "hold_relocation"]),
     ("datastore", &["name", "path", "lun"]),
     (
         "mount",

@@ -37,7 +37,7 @@ pub struct Config {
 }
 
 /// A vCenter or an ESXi host.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct VCenter {
     /// Name or address, with `:port` when it is not 443.
     pub host: String,
@@ -56,6 +56,9 @@ pub struct VCenter {
     /// Ways to the disks, tried in this order.
     #[serde(default = "VCenter::default_transports")]
     pub transports: Vec<Transport>,
+    /// Forbid moving the VM's storage while its disks are read. Needs a privilege of its own.
+    #[serde(default)]
+    pub hold_relocation: bool,
 }
 
 impl VCenter {
@@ -87,6 +90,18 @@ pub struct DatastoreConfig {
     /// Block devices or image files that together hold one VMFS volume.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub lun: Vec<PathBuf>,
+    /// Read through a server's web access. Plans say this; it is not a key of configuration files.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub server: Option<Box<ServerStore>>,
+}
+
+/// A datastore behind a server's web access.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ServerStore {
+    /// The server.
+    pub server: VCenter,
+    /// Inventory path of the datacenter that the datastore is in.
+    pub datacenter: String,
 }
 
 /// How mounts are made.

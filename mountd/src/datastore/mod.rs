@@ -10,6 +10,7 @@
 //! ```
 
 mod folder;
+mod server;
 mod set;
 
 use std::fmt;
@@ -22,6 +23,7 @@ use vcb_vmdk::Resolver;
 use crate::failure::{Code, Failure, Outcome};
 
 pub use folder::Folder;
+pub use server::Server;
 pub use set::{Datastores, holding};
 
 /// A place where VMs live. Paths are relative to its root, with `/` between components; the root is the

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use vcb_block::{Error, Kind, Result};
 use vcb_vmdk::{Resolved, Resolver};
 
-use super::{Datastore, DsPath, Folder};
+use super::{Datastore, DsPath, Folder, Server};
 use crate::config::DatastoreConfig;
 use crate::failure::{Code, Failure, Outcome};
 
@@ -36,6 +36,9 @@ impl Datastores {
     /// Why it cannot be opened, with its name.
     pub fn open_one(config: &DatastoreConfig) -> Outcome<Arc<dyn Datastore>> {
         let failed = |err| Failure::reading(format!("cannot open the datastore '{}'", config.name), err);
+        if let Some(store) = &config.server {
+            return Ok(Arc::new(Server::open(&config.name, store)?));
+        }
         match &config.path {
             Some(path) => Ok(Arc::new(Folder::open(&config.name, path).map_err(failed)?)),
             None => Err(failed(Error::unsupported(LAYER, "VMFS datastores cannot be read yet"))),
@@ -175,7 +178,8 @@ mod tests {
     #[test]
     fn a_host_path_inside_a_datastore_is_known_as_such() {
         let (dir, _) = two();
-        let config = DatastoreConfig { name: "one".into(), path: Some(dir.path().join("one")), lun: Vec::new() };
+        let config =
+            DatastoreConfig { name: "one".into(), path: Some(dir.path().join("one")), ..DatastoreConfig::default() };
         let inside = holding(std::slice::from_ref(&config), &dir.path().join("one/vm/a.vmdk")).unwrap();
         assert_eq!(inside, DsPath::new("one", "vm/a.vmdk"));
         assert!(holding(&[config], &dir.path().join("two/vm/b.vmdk")).is_none());

@@ -146,6 +146,7 @@ mod tests {
                 name: "a".into(),
                 path: None,
                 lun: vec!["/dev/x".into()],
+                server: None,
             }]),
             files: vec!["[a] web/web.vmx".into()],
             disks: vec![DiskPlan { node: "scsi0:0".into(), file: "[a] web/web-000001.vmdk".into() }],

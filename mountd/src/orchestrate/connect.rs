@@ -1,0 +1,129 @@
+//! The session with the configured server, and its errors as users meet them.
+
+use std::path::Path;
+
+use vcb_vsphere::{Client, Error, Fingerprint, Secret, Settings, Trust};
+
+use crate::config::VCenter;
+use crate::failure::{Code, Failure, Outcome};
+
+/// The environment variable that is read for the password when there is no better place. Children never
+/// get it.
+pub const PASSWORD_VARIABLE: &str = "VCBMOUNT_PASSWORD";
+/// Name of the systemd credential that holds the password.
+const CREDENTIAL: &str = "vcbmount.password";
+
+/// Asks a person for a password; `None` when there is nobody to ask.
+pub type Prompt<'a> = &'a dyn Fn(&str) -> Option<String>;
+
+/// Logs in to the configured server. `mark` is added to the name under which the server lists the session.
+///
+/// # Errors
+/// [`Code::Login`], [`Code::Untrusted`], [`Code::Unreachable`], or [`Code::Config`].
+pub fn connect(server: &VCenter, mark: &str, prompt: Prompt<'_>) -> Outcome<Client> {
+    let password = password(server, prompt)?;
+    let mut settings = Settings::new(&server.host, &server.username, password);
+    settings.trust = trust(server)?;
+    settings.user_agent = format!("{} ({mark})", settings.user_agent);
+    let what = || format!("cannot log in to {}", server.host);
+    Client::connect(&settings).map_err(|err| match err {
+        err if err.is_refused() => Failure::new(Code::Login, what()).because(err),
+        err => server_failure(what(), err),
+    })
+}
+
+fn trust(server: &VCenter) -> Outcome<Trust> {
+    let wrong = |err: Error| Failure::new(Code::Config, "[vcenter] fingerprint cannot be used").because(err);
+    match (&server.fingerprint, &server.ca_file) {
+        (Some(fingerprint), _) => Ok(Trust::Pin(Fingerprint::parse(fingerprint).map_err(wrong)?)),
+        (None, Some(file)) => match std::fs::read(file) {
+            Ok(pem) => Ok(Trust::Authorities(pem)),
+            Err(err) => Err(Failure::new(Code::Config, format!("cannot read {}", file.display())).because(err)),
+        },
+        (None, None) => Ok(Trust::System),
+    }
+}
+
+/// File, systemd credential, prompt, environment: in this order.
+fn password(server: &VCenter, prompt: Prompt<'_>) -> Outcome<Secret> {
+    if let Some(file) = &server.password_file {
+        return from_file(file);
+    }
+    if let Some(folder) = std::env::var_os("CREDENTIALS_DIRECTORY") {
+        let file = Path::new(&folder).join(CREDENTIAL);
+        if file.exists() {
+            return from_file(&file);
+        }
+    }
+    if let Some(text) = prompt(&format!("Password of {} at {}: ", server.username, server.host)) {
+        return Ok(Secret::new(text));
+    }
+    match std::env::var(PASSWORD_VARIABLE) {
+        Ok(text) => Ok(Secret::new(text)),
+        Err(_) => Err(Failure::new(Code::Login, format!("there is no password for {}", server.host))
+            .next_step("Set password_file in [vcenter] to a file that only you can read.")),
+    }
+}
+
+fn from_file(file: &Path) -> Outcome<Secret> {
+    let failed = |err| Failure::new(Code::Config, format!("cannot read {}", file.display())).because(err);
+    #[cfg(unix)]
+    {
+        use std::os::unix::fs::PermissionsExt;
+        let mode = std::fs::metadata(file).map_err(failed)?.permissions().mode();
+        if mode & 0o077 != 0 {
+            let what = format!("others can read the password file {}", file.display());
+            return Err(Failure::new(Code::Config, what)
+                .because(format!("its mode is {:04o}", mode & 0o7777))
+                .next_step(format!("Run: chmod 600 {}", file.display())));
+        }
+    }
+    let text = std::fs::read_to_string(file).map_err(failed)?;
+    Ok(Secret::new(text.trim_end_matches(['\r', '\n'])))
+}
+
+/// A failure of the server while doing `what`.
+#[must_use]
+pub fn server_failure(what: impl Into<String>, err: Error) -> Failure {
+    let code = match &err {
+        Error::Setting(_) => Code::Config,
+        Error::Tls { .. } => Code::Untrusted,
+        Error::Unreachable { .. } => Code::Unreachable,
+        Error::Cancelled { .. } => Code::Interrupted,
+        _ => match err.fault() {
+            Some("InvalidLogin" | "NotAuthenticated" | "PasswordExpired") => Code::Login,
+            Some("NoPermission" | "RestrictedByAdministrator" | "SecurityError") => Code::Privilege,
+            Some(
+                "ApplicationQuiesceFault"
+                | "FilesystemQuiesceFault"
+                | "MultipleSnapshotsNotSupported"
+                | "ToolsUnavailable"
+                | "QuiesceFault",
+            ) => Code::Quiesce,
+            Some("NoDiskSpace") => Code::Space,
+            _ if err.is_busy() => Code::Busy,
+            _ if err.is_not_found() => Code::VmNotFound,
+            _ => Code::Server,
+        },
+    };
+    Failure::new(code, what).because(err)
+}
+
+#[cfg(all(test, unix))]
+mod tests {
+    use super::*;
+    use std::os::unix::fs::PermissionsExt;
+
+    #[test]
+    fn a_password_file_that_others_can_read_is_refused() {
+        let dir = tempfile::tempdir().unwrap();
+        let file = dir.path().join("pw");
+        std::fs::write(&file, "pass word\n").unwrap();
+        std::fs::set_permissions(&file, std::fs::Permissions::from_mode(0o640)).unwrap();
+        let failure = from_file(&file).unwrap_err();
+        assert_eq!(failure.code(), Code::Config);
+        assert!(!format!("{failure:?}").contains("pass word"));
+        std::fs::set_permissions(&file, std::fs::Permissions::from_mode(0o600)).unwrap();
+        assert_eq!(from_file(&file).unwrap().expose(), "pass word");
+    }
+}
