@@ -1,10 +1,12 @@
 //! The command line, as data. Help, manual and completions are made from it.
 
+use std::ffi::OsString;
 use std::path::PathBuf;
 
 use clap::{ArgAction, Args, Parser, Subcommand, ValueEnum};
 use vcb_mountd::Exit;
 use vcb_mountd::config;
+use vcb_mountd::plan::{Choice, ReadOptions};
 
 /// Backup proxy for VMware: mounts a VM's frozen disks as files or as images.
 #[derive(Parser)]
@@ -67,6 +69,90 @@ impl From<LogFormat> for config::LogFormat {
 /// The commands.
 #[derive(Subcommand)]
 pub enum Command {
+    /// Lists VMs; each printed line is a SPEC that other commands take
+    ///
+    /// Without [vcenter] the configured datastores are searched for .vmx files.
+    List {
+        /// Which VMs: name:, uuid:, moref:, ipaddr:, any:, powerstate:on|off or path:
+        #[arg(default_value = "any:")]
+        spec: String,
+    },
+    /// Shows what a disk or VM consists of: chain, extents, volumes, and what would be unreadable
+    Info {
+        /// A VM (SPEC), its folder or .vmx, or a .vmdk
+        #[arg(value_name = "DISK")]
+        disk: String,
+        #[command(flatten)]
+        reading: Reading,
+    },
+    /// Lists a folder of a volume or of a datastore
+    Ls {
+        /// A VM (SPEC), its folder or .vmx, a .vmdk, or '[datastore] folder'
+        #[arg(value_name = "DISK")]
+        disk: String,
+        /// N:/path, where N is the number of the volume as 'info' shows it; without it the volumes are listed
+        path: Option<OsString>,
+        /// List folders below, too
+        #[arg(short = 'R', long)]
+        recursive: bool,
+        #[command(flatten)]
+        reading: Reading,
+    },
+    /// Writes a file to stdout
+    Cat {
+        /// A VM (SPEC), its folder or .vmx, a .vmdk, or '[datastore] folder/file'
+        #[arg(value_name = "DISK")]
+        disk: String,
+        /// N:/path, where N is the number of the volume
+        path: Option<OsString>,
+        /// A named stream instead of the content
+        #[arg(long, value_name = "NAME")]
+        stream: Option<OsString>,
+        #[command(flatten)]
+        reading: Reading,
+    },
+    /// Copies a file or folder to this host
+    Cp {
+        /// DISK N:/path TARGET, or '[datastore] folder/file' TARGET
+        #[arg(num_args = 2..=3, required = true, value_names = ["DISK", "PATH", "TARGET"])]
+        args: Vec<OsString>,
+        /// Copy folders with all that is in them
+        #[arg(short, long)]
+        recursive: bool,
+        /// A named stream instead of the content
+        #[arg(long, value_name = "NAME", conflicts_with = "recursive")]
+        stream: Option<OsString>,
+        /// Replace files that exist
+        #[arg(short, long)]
+        force: bool,
+        #[command(flatten)]
+        reading: Reading,
+    },
+    /// Copies a whole disk into one file, leaving out zeros
+    Export {
+        /// A VM (SPEC) or a disk
+        #[arg(value_name = "DISK", required_unless_present = "vm")]
+        disk: Option<String>,
+        /// As DISK
+        #[arg(long, value_name = "SPEC", conflicts_with = "disk")]
+        vm: Option<String>,
+        /// The file to write; it appears when it is whole
+        #[arg(long, value_name = "FILE")]
+        to: PathBuf,
+        /// What to write
+        #[arg(long, default_value = "raw")]
+        format: ExportFormat,
+        /// Replace FILE when it exists
+        #[arg(short, long)]
+        force: bool,
+        /// Threads that read and compress
+        #[arg(long, value_name = "N")]
+        threads: Option<usize>,
+        #[command(flatten)]
+        reading: Reading,
+    },
+    /// Looks for what is wrong on this host: FUSE, configuration, datastores
+    Doctor,
     /// Reads configuration files
     #[command(subcommand)]
     Config(ConfigCommand),
@@ -77,6 +163,58 @@ pub enum Command {
     },
     /// Prints the manual page
     Man,
+}
+
+/// Which state of a VM is read, and how.
+#[derive(Args)]
+#[command(next_help_heading = "Reading")]
+pub struct Reading {
+    /// Read this snapshot (name or number) instead of the current state
+    #[arg(long, visible_alias = "snapshot", value_name = "SNAPSHOT")]
+    pub read_existing: Option<String>,
+    /// Read the current state although the VM appears to be running; what is read may be inconsistent
+    #[arg(long)]
+    pub live: bool,
+    /// Only the disk attached here, such as scsi0:0; may be repeated
+    #[arg(long = "disk", value_name = "NODE")]
+    pub nodes: Vec<String>,
+    /// Read disks whose own journal says that they were not closed
+    #[arg(long)]
+    pub allow_dirty: bool,
+    /// Read chains in which a parent changed after its child was made; the bytes mix two states
+    #[arg(long)]
+    pub ignore_cid: bool,
+    /// Show NTFS's own files, $MFT and the rest
+    #[arg(long)]
+    pub metafiles: bool,
+    /// Memory for disk metadata, in MiB [default: mount.cache_mib, 32]
+    #[arg(long, value_name = "MIB")]
+    pub cache: Option<u64>,
+}
+
+impl Reading {
+    /// As the choice that plans take, over what the configuration says.
+    pub fn choice(&self, config: &config::Config) -> Choice {
+        let mut options = ReadOptions::from_config(config);
+        options.allow_dirty = self.allow_dirty;
+        options.ignore_cid = self.ignore_cid;
+        options.metafiles |= self.metafiles;
+        if let Some(mib) = self.cache {
+            options.cache_bytes = mib.saturating_mul(1 << 20);
+        }
+        Choice { snapshot: self.read_existing.clone(), live: self.live, nodes: self.nodes.clone(), options }
+    }
+}
+
+/// What an export is written as.
+#[derive(Clone, Copy, ValueEnum)]
+pub enum ExportFormat {
+    /// The disk's bytes, with holes for zeros
+    Raw,
+    /// A VMDK in one file (monolithicSparse)
+    Vmdk,
+    /// A compressed VMDK (streamOptimized), as in an OVA
+    StreamVmdk,
 }
 
 /// What to do with configuration files.

@@ -6,6 +6,7 @@ use std::io::Write;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use serde_json::{Map, Value, json};
+use vcb_fs::Time;
 use vcb_mountd::{Code, Exit, Failure, Outcome};
 
 /// Prints a failure on stderr: what, where, why, and what to do next.
@@ -118,6 +119,16 @@ pub fn printable(name: &[u8]) -> String {
 /// The bytes of an argument.
 pub fn arg_bytes(arg: &OsStr) -> &[u8] {
     arg.as_encoded_bytes()
+}
+
+/// A time for people, in UTC.
+pub fn time_text(time: Time) -> String {
+    let (seconds, nanoseconds) = time.unix();
+    match jiff::Timestamp::new(seconds, nanoseconds.cast_signed()) {
+        Ok(time) => time.strftime("%Y-%m-%d %H:%M:%S").to_string(),
+        // NTFS counts further than calendars do.
+        Err(_) => format!("{seconds:>19}"),
+    }
 }
 
 /// A length for people: `512 B`, `1.5 GiB`.

@@ -1,7 +1,15 @@
 //! One file per command.
 
+mod cat;
 mod completions;
 mod config;
+mod cp;
+pub mod doctor;
+mod export;
+mod info;
+mod list;
+mod ls;
+mod target;
 
 use vcb_mountd::{Exit, Outcome};
 
@@ -14,6 +22,22 @@ use crate::context::Context;
 /// What the command could not do; the code carries the exit code.
 pub fn run(command: Command, context: Context) -> Outcome<Exit> {
     match command {
+        Command::List { spec } => list::run(&spec, &context),
+        Command::Info { disk, reading } => info::run(&disk, &reading, &context),
+        Command::Ls { disk, path, recursive, reading } => {
+            ls::run(&disk, path.as_deref(), recursive, &reading, &context)
+        }
+        Command::Cat { disk, path, stream, reading } => {
+            cat::run(&disk, path.as_deref(), stream.as_deref(), &reading, &context)
+        }
+        Command::Cp { args, recursive, stream, force, reading } => {
+            cp::run(&args, &cp::How { recursive, stream, force }, &reading, &context)
+        }
+        Command::Export { disk, vm, to, format, force, threads, reading } => {
+            let spec = disk.or(vm).unwrap_or_default();
+            export::run(&spec, &export::How { to, format, force, threads }, &reading, &context)
+        }
+        Command::Doctor => doctor::run(&context),
         Command::Config(command) => config::run(command, &context),
         Command::Completions { shell } => completions::completions(shell),
         Command::Man => completions::man(),

@@ -1,10 +1,77 @@
 //! Unix.
 
+use std::ffi::{OsStr, OsString};
 use std::fs::{File, OpenOptions};
+use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+
+use vcb_mountd::{Code, Failure, Outcome};
+
+use crate::commands::doctor::Check;
 
 /// Creates a file that must not exist yet and that only its owner can read, from the moment it exists.
 pub fn create_private(path: &Path) -> std::io::Result<File> {
     OpenOptions::new().write(true).create_new(true).mode(0o600).open(path)
+}
+
+/// A name of the guest as a name of this host: its bytes.
+#[allow(clippy::unnecessary_wraps, reason = "other systems cannot represent every name")]
+pub fn os_name(name: &[u8]) -> Option<OsString> {
+    Some(OsStr::from_bytes(name).to_owned())
+}
+
+/// Makes a symbolic link.
+pub fn symlink(target: &Path, link: &Path) -> std::io::Result<()> {
+    std::os::unix::fs::symlink(target, link)
+}
+
+/// A flag that SIGINT and SIGTERM set, so that the work can be ended in order.
+pub fn stop_on_signals() -> Outcome<Arc<AtomicBool>> {
+    let stop = Arc::new(AtomicBool::new(false));
+    for signal in [signal_hook::consts::SIGINT, signal_hook::consts::SIGTERM] {
+        signal_hook::flag::register(signal, Arc::clone(&stop))
+            .map_err(|err| Failure::new(Code::Failed, "signals cannot be caught").because(err))?;
+    }
+    Ok(stop)
+}
+
+/// Whether this host can mount.
+pub fn mount_checks() -> Vec<Check> {
+    let device = match OpenOptions::new().read(true).write(true).open("/dev/fuse") {
+        Ok(_) => Check::good("/dev/fuse can be opened"),
+        Err(err) if err.kind() == std::io::ErrorKind::NotFound => {
+            Check::bad("there is no /dev/fuse", "Run 'modprobe fuse'; in a container, give it --device /dev/fuse.")
+        }
+        Err(err) => {
+            Check::bad(format!("/dev/fuse cannot be opened: {err}"), "Give this user read and write access to it.")
+        }
+    };
+    let root = nix::unistd::geteuid().is_root();
+    let helper = std::env::var_os("PATH")
+        .is_some_and(|path| std::env::split_paths(&path).any(|folder| folder.join("fusermount3").is_file()));
+    let helper = match (helper, root) {
+        (true, _) => Check::good("fusermount3 is installed"),
+        (false, true) => Check::limited(
+            "fusermount3 is not installed",
+            "Only root can mount; install the package fuse3 to let others.",
+        ),
+        (false, false) => Check::bad("fusermount3 is not installed", "Install the package fuse3, or run as root."),
+    };
+    let mut checks = vec![device, helper];
+    if !root {
+        let allowed = std::fs::read_to_string("/etc/fuse.conf")
+            .is_ok_and(|text| text.lines().any(|line| line.trim() == "user_allow_other"));
+        checks.push(if allowed {
+            Check::good("mounts may be opened to other users (user_allow_other)")
+        } else {
+            Check::limited(
+                "mounts can be read by this user only",
+                "Run backup software as the same user, or add 'user_allow_other' to /etc/fuse.conf.",
+            )
+        });
+    }
+    checks
 }

@@ -1,0 +1,121 @@
+//! `doctor`: what on this host would keep a backup from working.
+
+use serde_json::json;
+use vcb_mountd::config::Config;
+use vcb_mountd::datastore::Datastores;
+use vcb_mountd::lookup;
+use vcb_mountd::spec::Spec;
+use vcb_mountd::{Exit, Outcome};
+
+use crate::context::Context;
+use crate::output::Out;
+use crate::sys;
+
+/// How a check went.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub enum Health {
+    /// As it should be.
+    Good,
+    /// Works, with a limit that the user should know.
+    Limited,
+    /// Keeps something from working.
+    Bad,
+}
+
+/// One thing that was looked at.
+pub struct Check {
+    /// How it went.
+    pub health: Health,
+    /// What was looked at, and what was found.
+    pub found: String,
+    /// What to do about it; empty when it is good.
+    pub advice: String,
+}
+
+impl Check {
+    /// As it should be.
+    pub fn good(found: impl Into<String>) -> Self {
+        Check { health: Health::Good, found: found.into(), advice: String::new() }
+    }
+
+    /// Works, with a limit.
+    pub fn limited(found: impl Into<String>, advice: impl Into<String>) -> Self {
+        Check { health: Health::Limited, found: found.into(), advice: advice.into() }
+    }
+
+    /// Does not work.
+    pub fn bad(found: impl Into<String>, advice: impl Into<String>) -> Self {
+        Check { health: Health::Bad, found: found.into(), advice: advice.into() }
+    }
+}
+
+/// Makes all checks. It exits with 1 when any is bad.
+pub fn run(context: &Context) -> Outcome<Exit> {
+    let mut checks = sys::mount_checks();
+    checks.push(config_check(context));
+    checks.extend(datastore_checks(&context.config));
+    let mut out = Out::new();
+    for check in &checks {
+        let word = match check.health {
+            Health::Good => "ok",
+            Health::Limited => "limited",
+            Health::Bad => "BAD",
+        };
+        if context.json {
+            out.line(json!({ "health": word.to_lowercase(), "found": check.found, "advice": check.advice }))?;
+        } else {
+            out.line(format_args!("{word:<8} {}", check.found))?;
+            if !check.advice.is_empty() {
+                out.line(format_args!("         {}", check.advice))?;
+            }
+        }
+    }
+    out.finish()?;
+    Ok(if checks.iter().any(|check| check.health == Health::Bad) { Exit::Failed } else { Exit::Done })
+}
+
+fn config_check(context: &Context) -> Check {
+    // Reading it was successful, or this command would not run.
+    let read: Vec<String> = Config::files(context.config_file.as_deref())
+        .iter()
+        .filter(|file| file.exists())
+        .map(|file| file.display().to_string())
+        .collect();
+    if read.is_empty() {
+        return Check::limited(
+            "no configuration file: VMs can be named by path only",
+            "Write /etc/vcbmount/config.toml; docs/configuration.md has an example.",
+        );
+    }
+    Check::good(format!("configuration: {}", read.join(", ")))
+}
+
+fn datastore_checks(config: &Config) -> Vec<Check> {
+    let mut checks = Vec::new();
+    for datastore in &config.datastores {
+        let store = match Datastores::open_one(datastore) {
+            Ok(store) => store,
+            Err(failure) => {
+                checks.push(Check::bad(format!("datastore {}: {failure:?}", datastore.name), failure.next()));
+                continue;
+            }
+        };
+        let one = Config { datastores: vec![datastore.clone()], ..Config::default() };
+        match lookup::find(&Spec::Any(None), &one) {
+            Ok(search) => {
+                let found = format!("datastore {}: {}, {} VMs", datastore.name, store.describe(), search.vms.len());
+                checks.push(match search.failures.first() {
+                    None => Check::good(found),
+                    Some(failure) => Check::limited(
+                        format!("{found}; {} places cannot be read, the first: {failure:?}", search.failures.len()),
+                        failure.next(),
+                    ),
+                });
+            }
+            Err(failure) => {
+                checks.push(Check::bad(format!("datastore {}: {failure:?}", datastore.name), failure.next()));
+            }
+        }
+    }
+    checks
+}

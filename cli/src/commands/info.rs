@@ -1,0 +1,225 @@
+//! `info`: what a disk or VM consists of.
+
+use serde_json::{Map, Value, json};
+use vcb_fs::volume::{self, Scan, Volume};
+use vcb_mountd::plan::{MountPlan, PlannedDisk, open_filesystem};
+use vcb_mountd::{Exit, Failure, Outcome};
+
+use super::target;
+use crate::args::Reading;
+use crate::context::Context;
+use crate::output::{Out, human_size, printable, put_name};
+
+/// Shows what `spec` means. Everything that can be read is; volumes that cannot be are told with the reason.
+pub fn run(spec: &str, reading: &Reading, context: &Context) -> Outcome<Exit> {
+    let plan = target::plan(spec, reading, context)?;
+    let mut shown = Vec::new();
+    let mut number = 0;
+    for planned in plan.open_disks()? {
+        let volumes = Volumes::of(&planned, &plan, &mut number);
+        shown.push((planned, volumes));
+    }
+    let mut out = Out::new();
+    if context.json {
+        let disks: Vec<Value> = shown.iter().map(|(planned, volumes)| disk_json(planned, volumes)).collect();
+        out.line(json!({
+            "name": plan.vm.name,
+            "uuid": plan.vm.uuid,
+            "files": plan.files,
+            "disks": disks,
+        }))?;
+        return out.finish();
+    }
+    out.line(format_args!("{}", plan.vm.name))?;
+    if let Some(uuid) = &plan.vm.uuid {
+        out.line(format_args!("  uuid: {uuid}"))?;
+    }
+    for (planned, volumes) in &shown {
+        disk_text(planned, volumes, &mut out)?;
+    }
+    out.finish()
+}
+
+/// The volumes of one disk, or why they are not known.
+struct Volumes {
+    scan: Result<Scan, Failure>,
+    found: Vec<Found>,
+}
+
+struct Found {
+    number: u32,
+    volume: Volume,
+    /// Filesystem, label, serial and notes, or why it cannot be read.
+    fs: Result<FsFacts, String>,
+}
+
+struct FsFacts {
+    kind: &'static str,
+    label: Vec<u8>,
+    serial: String,
+    notes: Vec<String>,
+}
+
+impl Volumes {
+    fn of(planned: &PlannedDisk, plan: &MountPlan, number: &mut u32) -> Volumes {
+        let scan = volume::scan(planned.disk.block());
+        let mut found = Vec::new();
+        for volume in scan.iter().flat_map(|scan| &scan.volumes) {
+            *number += 1;
+            let fs = open_filesystem(volume, &plan.options);
+            let fs = fs.map_err(|err| err.report()).map(|fs| FsFacts {
+                kind: fs.kind(),
+                label: fs.label(),
+                serial: fs.serial(),
+                notes: fs.notes(),
+            });
+            found.push(Found { number: *number, volume: volume.clone(), fs });
+        }
+        if scan.is_err() {
+            *number += 1;
+        }
+        let scan = scan.map_err(|err| Failure::reading("the volumes cannot be found", err));
+        Volumes { scan, found }
+    }
+}
+
+fn disk_text(planned: &PlannedDisk, volumes: &Volumes, out: &mut Out) -> Outcome<()> {
+    let disk = &planned.disk;
+    out.line(format_args!("disk {}: {} ({} bytes)", planned.plan.shown(), human_size(disk.len()), disk.len()))?;
+    for warning in disk.warnings() {
+        out.line(format_args!("  warning: {warning}"))?;
+    }
+    for (depth, link) in disk.links().iter().enumerate() {
+        let role = if depth == 0 { "link" } else { "  on" };
+        out.line(format_args!(
+            "  {role} {}  {}  CID {:08x}{}",
+            printable(link.name.as_bytes()),
+            link.create_type,
+            link.cid,
+            if link.parent_cid == u32::MAX { String::new() } else { format!(", parent {:08x}", link.parent_cid) }
+        ))?;
+        for extent in &link.extents {
+            out.line(format_args!(
+                "       extent {:<10} {:>12}  {}",
+                extent.kind.as_str(),
+                human_size(extent.sectors.saturating_mul(512)),
+                printable(extent.file.as_deref().unwrap_or_default().as_bytes())
+            ))?;
+        }
+    }
+    match &volumes.scan {
+        Err(failure) => out.line(format_args!("  volumes: {failure:?}"))?,
+        Ok(scan) => {
+            out.line(format_args!("  partitions: {}", scan.scheme.as_str()))?;
+            for warning in &scan.warnings {
+                out.line(format_args!("  warning: {warning}"))?;
+            }
+        }
+    }
+    for found in &volumes.found {
+        volume_text(found, out)?;
+    }
+    Ok(())
+}
+
+fn volume_text(found: &Found, out: &mut Out) -> Outcome<()> {
+    let volume = &found.volume;
+    out.line(format_args!(
+        "  volume {}: {} at {:#x}, {}{}",
+        found.number,
+        human_size(volume.len),
+        volume.start,
+        printable(volume.type_name.as_bytes()),
+        volume.name.as_ref().map(|name| format!(", '{}'", printable(name.as_bytes()))).unwrap_or_default()
+    ))?;
+    if let Some(problem) = &volume.problem {
+        out.line(format_args!("    warning: it {problem}"))?;
+    }
+    match &found.fs {
+        Ok(fs) => {
+            out.line(format_args!("    {} '{}', serial {}", fs.kind, printable(&fs.label), fs.serial))?;
+            for note in &fs.notes {
+                out.line(format_args!("    note: {note}"))?;
+            }
+        }
+        Err(why) => out.line(format_args!("    unreadable: {why}"))?,
+    }
+    Ok(())
+}
+
+fn disk_json(planned: &PlannedDisk, volumes: &Volumes) -> Value {
+    let disk = &planned.disk;
+    let links: Vec<Value> = disk
+        .links()
+        .iter()
+        .map(|link| {
+            let extents: Vec<Value> = link
+                .extents
+                .iter()
+                .map(|extent| {
+                    json!({
+                        "kind": extent.kind.as_str(),
+                        "sectors": extent.sectors,
+                        "file": extent.file,
+                        "offset": extent.offset,
+                    })
+                })
+                .collect();
+            json!({
+                "name": link.name,
+                "create_type": link.create_type,
+                "cid": format!("{:08x}", link.cid),
+                "parent_cid": format!("{:08x}", link.parent_cid),
+                "extents": extents,
+            })
+        })
+        .collect();
+    let scan = match &volumes.scan {
+        Ok(scan) => json!({
+            "scheme": scan.scheme.as_str(),
+            "mbr_signature": scan.mbr_signature.map(|signature| format!("{signature:08x}")),
+            "warnings": scan.warnings,
+        }),
+        Err(failure) => json!({ "problem": format!("{failure:?}") }),
+    };
+    json!({
+        "node": planned.plan.node,
+        "file": planned.plan.file,
+        "size": disk.len(),
+        "adapter": disk.ddb("adapterType"),
+        "warnings": disk.warnings(),
+        "chain": links,
+        "partitions": scan,
+        "volumes": volumes.found.iter().map(volume_json).collect::<Vec<_>>(),
+    })
+}
+
+fn volume_json(found: &Found) -> Value {
+    let volume = &found.volume;
+    let mut object = Map::new();
+    let fields = json!({
+        "volume": found.number,
+        "partition": volume.partition,
+        "start": volume.start,
+        "size": volume.len,
+        "type": volume.type_name,
+        "name": volume.name,
+        "content": volume.content.as_str(),
+        "problem": volume.problem.as_ref().map(ToString::to_string),
+    });
+    if let Value::Object(fields) = fields {
+        object.extend(fields);
+    }
+    match &found.fs {
+        Ok(fs) => {
+            object.insert("filesystem".to_owned(), fs.kind.into());
+            put_name(&mut object, "label", &fs.label);
+            object.insert("serial".to_owned(), fs.serial.clone().into());
+            object.insert("notes".to_owned(), fs.notes.clone().into());
+        }
+        Err(why) => {
+            object.insert("unreadable".to_owned(), why.clone().into());
+        }
+    }
+    Value::Object(object)
+}
