@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use vcb_block::{BlockRef, Error};
 use vcb_fs::volume::{self, Content, Volume};
-use vcb_fs::{Filesystem, Time};
+use vcb_fs::{Filesystem, Time, ntfs};
 use vcb_vmdk::{Disk, OpenOptions, Resolver};
 
 use super::{DiskPlan, MountPlan, ReadOptions};
@@ -135,7 +135,11 @@ pub(crate) fn open_volumes(disk: &BlockRef, count: &mut u32, options: &ReadOptio
 }
 
 /// Opens the filesystem of a volume, or says why there is none to be had.
-pub fn open_filesystem(volume: &Volume, _options: &ReadOptions) -> vcb_block::Result<Arc<dyn Filesystem>> {
+pub fn open_filesystem(volume: &Volume, options: &ReadOptions) -> vcb_block::Result<Arc<dyn Filesystem>> {
+    if volume.content == Content::Ntfs {
+        let options = ntfs::Options { metafiles: options.metafiles, ..ntfs::Options::default() };
+        return Ok(ntfs::Ntfs::open(Arc::clone(&volume.block), &options)?);
+    }
     let why = match (&volume.problem, volume.content) {
         (Some(problem), _) => format!("the volume {problem}"),
         (None, Content::BitLocker) => "the volume is encrypted by BitLocker".to_owned(),
