@@ -34,7 +34,7 @@ use std::ops::Range;
 use std::sync::Arc;
 
 pub use compose::{Concat, MemBlock, Window, ZeroBlock};
-pub use decor::{Fault, FaultBlock, Stats, StatsBlock};
+pub use decor::{Fault, FaultBlock, RetryBlock, RetryPolicy, Stats, StatsBlock};
 pub use error::{BoxError, Error, Kind, Result};
 pub use runs::{Run, RunKind, Runs, SourceId};
 pub use source::{DeviceSource, FileSource};

@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use vcb_block::{BlockRef, Error};
 use vcb_fs::{Filesystem, Time};
+use vcb_vmdk::Resolver;
 
 /// One VM with its disks open at the chosen, frozen point.
 pub struct OpenVm {
@@ -13,6 +14,19 @@ pub struct OpenVm {
     pub files: Vec<VmFile>,
     /// Disks, in controller order.
     pub disks: Vec<OpenDisk>,
+    /// The storage that the files are on, where it can change under a reader.
+    pub storage: Option<Arc<dyn Resolver>>,
+}
+
+impl OpenVm {
+    /// Compares the open files with the storage they are on. A session calls it now and then and once after
+    /// the last read: what was read before was right when it succeeds.
+    ///
+    /// # Errors
+    /// [`vcb_block::Kind::Changed`] when a file was moved, rewritten or taken over by a host meanwhile.
+    pub fn verify(&self) -> Result<(), Error> {
+        self.storage.as_ref().map_or(Ok(()), |storage| storage.verify())
+    }
 }
 
 /// A small file of the VM folder.

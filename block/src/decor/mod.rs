@@ -1,7 +1,9 @@
 //! Decorators: a block around a block, adding one concern. Off unless somebody asks for them.
 
 mod fault;
+mod retry;
 mod stats;
 
 pub use fault::{Fault, FaultBlock};
+pub use retry::{RetryBlock, RetryPolicy};
 pub use stats::{Stats, StatsBlock};

@@ -61,3 +61,9 @@ pub(crate) fn read_vectored_exact_at(file: &File, bufs: &mut [&mut [u8]], mut of
     }
     Ok(())
 }
+
+/// True for errors of a device that may be gone at the next try.
+pub(crate) fn is_transient(err: &io::Error) -> bool {
+    let code = err.raw_os_error();
+    [libc::EIO, libc::EAGAIN, libc::ETIMEDOUT, libc::ENOLINK].iter().any(|known| code == Some(*known))
+}

@@ -44,3 +44,9 @@ pub(crate) fn read_vectored_exact_at(file: &File, bufs: &mut [&mut [u8]], mut of
     }
     Ok(())
 }
+
+/// True for errors of a device that may be gone at the next try: `ERROR_NOT_READY`, `ERROR_CRC`,
+/// `ERROR_SEM_TIMEOUT`, `ERROR_IO_DEVICE`.
+pub(crate) fn is_transient(err: &io::Error) -> bool {
+    matches!(err.raw_os_error(), Some(21 | 23 | 121 | 1117))
+}

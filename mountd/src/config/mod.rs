@@ -87,7 +87,8 @@ pub struct DatastoreConfig {
     /// A folder of this host.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub path: Option<PathBuf>,
-    /// Block devices or image files that together hold one VMFS volume.
+    /// Block devices or image files that together hold one VMFS volume; or `uuid:…` or `label:…` alone, to find
+    /// them among the block devices of this host.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub lun: Vec<PathBuf>,
     /// Read through a server's web access. Plans say this; it is not a key of configuration files.
@@ -406,7 +407,8 @@ fn validate(config: &Config) -> Result<(), String> {
         if datastore.path.is_some() != datastore.lun.is_empty() {
             return Err(format!("[[datastore]] {name:?} must have either 'path' or 'lun'"));
         }
-        for path in datastore.path.iter().chain(&datastore.lun) {
+        let luns = datastore.lun.iter().filter(|lun| !crate::datastore::luns::is_selector(lun));
+        for path in datastore.path.iter().chain(luns) {
             absolute(path, &format!("[[datastore]] {name:?}"))?;
         }
     }

@@ -10,8 +10,10 @@
 //! ```
 
 mod folder;
+pub mod luns;
 mod server;
 mod set;
+mod vmfs;
 
 use std::fmt;
 use std::str::FromStr;
@@ -25,6 +27,7 @@ use crate::failure::{Code, Failure, Outcome};
 pub use folder::Folder;
 pub use server::Server;
 pub use set::{Datastores, holding};
+pub use vmfs::VmfsStore;
 
 /// A place where VMs live. Paths are relative to its root, with `/` between components; the root is the
 /// empty path. Methods may be called by many threads at once.

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use vcb_block::{Error, Kind, Result};
 use vcb_vmdk::{Resolved, Resolver};
 
-use super::{Datastore, DsPath, Folder, Server};
+use super::{Datastore, DsPath, Folder, Server, VmfsStore};
 use crate::config::DatastoreConfig;
 use crate::failure::{Code, Failure, Outcome};
 
@@ -41,7 +41,7 @@ impl Datastores {
         }
         match &config.path {
             Some(path) => Ok(Arc::new(Folder::open(&config.name, path).map_err(failed)?)),
-            None => Err(failed(Error::unsupported(LAYER, "VMFS datastores cannot be read yet"))),
+            None => Ok(Arc::new(VmfsStore::open(&config.name, &config.lun).map_err(failed)?)),
         }
     }
 
@@ -125,6 +125,11 @@ impl Resolver for Datastores {
     fn siblings(&self, from: &str) -> Result<Vec<String>> {
         let (store, from) = self.home(from)?;
         store.resolver()?.siblings(&from)
+    }
+
+    fn verify(&self) -> Result<()> {
+        let checked: Vec<Result<()>> = self.stores.iter().map(|store| store.resolver()?.verify()).collect();
+        checked.into_iter().collect()
     }
 }
 

@@ -34,7 +34,7 @@ impl MountPlan {
             disks.push(open_disk(number, planned, &mut volumes, &*resolver, &self.options));
         }
         let files = self.files.iter().map(|name| self.open_file(&*resolver, name)).collect::<Outcome<_>>()?;
-        Ok(OpenVm { name: self.vm.name.clone(), files, disks })
+        Ok(OpenVm { name: self.vm.name.clone(), files, disks, storage: Some(resolver) })
     }
 
     /// Opens the chains of all disks, without looking at what is on them.

@@ -37,7 +37,7 @@ pub(crate) fn vm_of(volumes: Vec<Result<Arc<dyn Filesystem>>>) -> OpenVm {
             fs,
         })
         .collect();
-    OpenVm { name: "fake".to_owned(), files: Vec::new(), disks: vec![disk_of("fake.vmdk", volumes)] }
+    OpenVm { name: "fake".to_owned(), files: Vec::new(), disks: vec![disk_of("fake.vmdk", volumes)], storage: None }
 }
 
 /// A disk of 1 MiB.

@@ -33,6 +33,15 @@ pub trait Resolver: Send + Sync {
     /// # Errors
     /// When the folder cannot be read.
     fn siblings(&self, from: &str) -> Result<Vec<String>>;
+
+    /// Compares the files that are in use with the storage they are on. Bytes read so far were right when it
+    /// succeeds. For storage that others may change under us; elsewhere there is nothing to do.
+    ///
+    /// # Errors
+    /// [`Kind::Changed`] when a file was moved, rewritten or taken over since it was opened.
+    fn verify(&self) -> Result<()> {
+        Ok(())
+    }
 }
 
 /// The relative names, with `/` between folders, that a written name may stand for after its folder was
