@@ -87,7 +87,7 @@ pub(super) fn open(volume: BlockRef, options: &Options) -> Result<Arc<Ntfs>> {
     Ok(Arc::new(fs.with_log(outcome)))
 }
 
-fn content(mft: &Mft) -> Result<BlockRef> {
+pub(super) fn content(mft: &Mft) -> Result<BlockRef> {
     let file = system(mft, LOG_FILE)?;
     let missing = || Fault::Missing("$DATA").in_record(LOG_FILE);
     let content = file.content(kind::DATA, super::name::Utf16::default())?.ok_or_else(missing)?;

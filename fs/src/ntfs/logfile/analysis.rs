@@ -60,7 +60,7 @@ pub(super) fn analyse(log: &Log, checkpoint: u64) -> Result<Work> {
 }
 
 /// All changes from record `lsn` to the last one of the log.
-fn changes(log: &Log, mut lsn: u64) -> Result<Vec<Change>> {
+pub(super) fn changes(log: &Log, mut lsn: u64) -> Result<Vec<Change>> {
     let mut changes = Vec::new();
     loop {
         let raw = log.record(lsn)?;

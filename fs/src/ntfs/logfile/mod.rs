@@ -93,3 +93,5 @@ pub fn is_hibernated(file: &BlockRef) -> Result<bool> {
 
 #[cfg(test)]
 mod tests;
+#[cfg(test)]
+mod windows_tests;

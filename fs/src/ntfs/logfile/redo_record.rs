@@ -1,7 +1,7 @@
 //! Operations on an MFT record, given with its fixups undone.
 //!
 //! ```text
-//!   record     16  sequence u16    22  flags u16: 1 = in use    24  bytes in use u32    40  next instance u16
+//!   record     16  sequence u16    18  links u16    22  flags u16: 1 = in use    24  bytes in use u32    40  next instance u16
 //!   attribute   4  length u32      14  instance u16
 //!     resident      16  value length u32   20  value offset u16
 //!     non-resident  16  lowest VCN u64     32  offset of the runs u16    48  size u64
@@ -15,6 +15,9 @@ use super::redo_index::{entry_len, index_of_root, insert, put, remove};
 use super::refusal::{Refusal, refuse};
 
 const USED: usize = 24;
+const LINKS: usize = 18;
+/// Type of an attribute: a name.
+const FILE_NAME: u32 = 0x30;
 
 /// `None` when an operation does not fit what it changes.
 pub(super) type Outcome = Option<()>;
@@ -67,10 +70,11 @@ fn operate(record: &mut [u8], change: &Change, used: usize) -> Outcome {
             if instance >= le16(record, 40)? {
                 put(record, 40, &instance.wrapping_add(1).to_le_bytes())?;
             }
-            Some(())
+            count_name(record, at, 1)
         }
         op::DELETE_ATTRIBUTE => {
             let len = le32(record, at + 4)? as usize;
+            count_name(record, at, -1)?;
             remove(record, at, len, used)?;
             set_used(record, used - len)
         }
@@ -118,6 +122,15 @@ fn set_used(record: &mut [u8], used: usize) -> Outcome {
         return None;
     }
     put(record, USED, &u32::try_from(used).ok()?.to_le_bytes())
+}
+
+/// When the attribute at `at` is a name, it counts as a link. No operation logs the count itself (observed).
+fn count_name(record: &mut [u8], at: usize, change: i16) -> Outcome {
+    if le32(record, at)? != FILE_NAME {
+        return Some(());
+    }
+    let links = le16(record, LINKS)?.checked_add_signed(change)?;
+    put(record, LINKS, &links.to_le_bytes())
 }
 
 /// Out of use, under a new sequence number, so that old references do not match; 0 is left out.

@@ -46,14 +46,7 @@ pub fn replay(volume: &Volume, log: &BlockRef) -> Result<Overlay> {
     let Some(checkpoint) = restart.checkpoint.filter(|_| !restart.clean) else { return Ok(Overlay::default()) };
     let log = Log::open(log, &restart)?;
     let work = analysis::analyse(&log, checkpoint)?;
-    let mut replay = Replay {
-        cluster: u64::from(volume.cluster),
-        record: volume.record as usize,
-        volume_len: volume.block.len(),
-        attributes: work.attributes.clone(),
-        stage: Stage::new(&volume.block),
-        records: BTreeMap::new(),
-    };
+    let mut replay = Replay::new(volume, work.attributes.clone());
     let (redone, undone) = replay.run(&work)?;
     let Replay { mut stage, records, record, .. } = replay;
     let mut found = Vec::new();
@@ -71,17 +64,29 @@ pub fn replay(volume: &Volume, log: &BlockRef) -> Result<Overlay> {
     Ok(Overlay::new(stage.finish()?, found, redone, undone))
 }
 
-struct Replay {
+/// A replay under way.
+pub(super) struct Replay {
     cluster: u64,
     record: usize,
     volume_len: u64,
     attributes: BTreeMap<u16, OpenAttribute>,
-    stage: Stage,
+    pub(super) stage: Stage,
     /// Offsets of the MFT records touched, by number.
     records: BTreeMap<u64, u64>,
 }
 
 impl Replay {
+    pub(super) fn new(volume: &Volume, attributes: BTreeMap<u16, OpenAttribute>) -> Self {
+        Replay {
+            cluster: u64::from(volume.cluster),
+            record: volume.record as usize,
+            volume_len: volume.block.len(),
+            attributes,
+            stage: Stage::new(&volume.block),
+            records: BTreeMap::new(),
+        }
+    }
+
     fn run(&mut self, work: &Work) -> Result<(u64, u64)> {
         let (mut redone, mut undone) = (0, 0);
         for change in &work.redo {
@@ -103,7 +108,7 @@ impl Replay {
     }
 
     /// Makes one change; false when the block had it already.
-    fn change(&mut self, change: &Change, undo: bool) -> Result<bool> {
+    pub(super) fn change(&mut self, change: &Change, undo: bool) -> Result<bool> {
         let lsn = change.lsn;
         let attribute = self.attributes.get(&change.target).copied();
         let attribute = attribute.ok_or(refuse(lsn, "changes an attribute that is not open"))?;
@@ -241,7 +246,7 @@ impl Replay {
 }
 
 /// Records that change nothing on the volume.
-fn is_mark(operation: u16) -> bool {
+pub(super) fn is_mark(operation: u16) -> bool {
     matches!(
         operation,
         op::NOOP
