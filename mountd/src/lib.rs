@@ -11,6 +11,7 @@ pub mod front;
 pub mod lookup;
 pub mod orchestrate;
 pub mod plan;
+pub mod session;
 pub mod spec;
 mod sys;
 pub mod view;

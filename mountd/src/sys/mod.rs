@@ -4,4 +4,6 @@
 mod unix;
 
 #[cfg(unix)]
+pub use unix::Process;
+#[cfg(unix)]
 pub(crate) use unix::*;

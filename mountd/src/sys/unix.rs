@@ -1,8 +1,15 @@
 //! Linux.
 
+use std::ffi::OsString;
 use std::fs;
 use std::io;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
+
+use serde::{Deserialize, Serialize};
+
+use crate::front::FrontEnd;
+use crate::front::fuse::FuseFrontEnd;
 
 /// Who runs this process.
 #[derive(Debug, Clone, Copy)]
@@ -75,7 +82,7 @@ fn unescape(field: &[u8]) -> Vec<u8> {
 
 fn path_of(bytes: Vec<u8>) -> PathBuf {
     use std::os::unix::ffi::OsStringExt;
-    PathBuf::from(std::ffi::OsString::from_vec(bytes))
+    PathBuf::from(OsString::from_vec(bytes))
 }
 
 /// Raises the kernel's readahead of the filesystem mounted at `at`. Needs root.
@@ -84,6 +91,179 @@ pub(crate) fn raise_read_ahead(at: &Path, kib: u32) -> io::Result<()> {
     let device = mounts()?.into_iter().rev().find(|entry| entry.at == at).map(|entry| entry.device);
     let device = device.ok_or_else(|| io::Error::from(io::ErrorKind::NotFound))?;
     fs::write(format!("/sys/class/bdi/{device}/read_ahead_kb"), kib.to_string())
+}
+
+/// A process, told apart from a later one with the same number by its start.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Process {
+    /// Its number.
+    pub pid: u32,
+    /// When it started, in clock ticks since the host did.
+    pub started: u64,
+}
+
+impl Process {
+    /// This one.
+    #[must_use]
+    pub fn current() -> Self {
+        let pid = std::process::id();
+        Process { pid, started: start_of(pid).unwrap_or(0) }
+    }
+
+    /// True while it runs.
+    #[must_use]
+    pub fn is_alive(self) -> bool {
+        start_of(self.pid) == Some(self.started)
+    }
+}
+
+/// When a running process started; `None` when there is none, or it has ended and waits for its parent.
+fn start_of(pid: u32) -> Option<u64> {
+    let stat = fs::read(format!("/proc/{pid}/stat")).ok()?;
+    // The name in parentheses may hold anything; what follows the last one has fixed places (proc(5)).
+    let end = stat.iter().rposition(|&b| b == b')')?;
+    let text = std::str::from_utf8(stat.get(end + 2..)?).ok()?;
+    let fields: Vec<&str> = text.split(' ').collect();
+    if matches!(*fields.first()?, "Z" | "X") {
+        return None;
+    }
+    // Field 22, counted from 1; the first one here is number 3.
+    fields.get(19)?.parse().ok()
+}
+
+/// What a process can be told.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Signal {
+    Term,
+    Kill,
+}
+
+/// Sends a signal. A process that is gone has got it.
+pub(crate) fn signal(pid: u32, signal: Signal) {
+    use nix::sys::signal::{Signal as Nix, kill};
+    let signal = match signal {
+        Signal::Term => Nix::SIGTERM,
+        Signal::Kill => Nix::SIGKILL,
+    };
+    let Ok(pid) = i32::try_from(pid) else { return };
+    if let Err(err) = kill(nix::unistd::Pid::from_raw(pid), signal) {
+        tracing::debug!(pid, %err, "not signalled");
+    }
+}
+
+/// Becomes independent of the terminal and of the current folder.
+pub(crate) fn leave_terminal() {
+    // Fails for who leads a group already and so is independent.
+    let _ = nix::unistd::setsid();
+    if let Err(err) = std::env::set_current_dir("/") {
+        tracing::debug!(%err, "stays in its folder");
+    }
+}
+
+/// Calls `stop` at SIGTERM, SIGINT and SIGHUP, on a thread of its own.
+pub(crate) fn on_stop_signal(mut stop: impl FnMut() + Send + 'static) {
+    use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
+    match signal_hook::iterator::Signals::new([SIGTERM, SIGINT, SIGHUP]) {
+        Ok(mut signals) => {
+            std::thread::spawn(move || signals.forever().for_each(|_| stop()));
+        }
+        Err(err) => tracing::error!(%err, "signals end this process without unmounting"),
+    }
+}
+
+/// Closes stdout for whoever reads it.
+pub(crate) fn close_stdout() {
+    let null = fs::OpenOptions::new().write(true).open("/dev/null");
+    if let Err(err) = null.and_then(|null| Ok(nix::unistd::dup2_stdout(null)?)) {
+        tracing::warn!(%err, "stdout stays open");
+    }
+}
+
+/// The end of a socket whose other end is another process's stdin.
+pub(crate) type Tether = std::os::unix::net::UnixStream;
+
+/// Starts a process at the other end of a tether.
+pub(crate) fn spawn_tethered(program: &Path, args: &[OsString]) -> io::Result<Tether> {
+    use std::process::{Command, Stdio};
+    let (ours, theirs) = Tether::pair()?;
+    let theirs = Stdio::from(std::os::fd::OwnedFd::from(theirs));
+    Command::new(program).args(args).stdin(theirs).stdout(Stdio::null()).spawn()?;
+    Ok(ours)
+}
+
+/// Unmounts `at`; `lazily` even while files are open.
+pub(crate) fn unmount(at: &Path, lazily: bool) -> io::Result<()> {
+    use nix::mount::{MntFlags, umount2};
+    let flags = if lazily { MntFlags::MNT_DETACH } else { MntFlags::empty() };
+    match umount2(at, flags | MntFlags::UMOUNT_NOFOLLOW) {
+        Err(nix::errno::Errno::EPERM) => fusermount(at, lazily),
+        other => Ok(other?),
+    }
+}
+
+/// What users who are not root unmount with.
+fn fusermount(at: &Path, lazily: bool) -> io::Result<()> {
+    let mut command = std::process::Command::new("fusermount3");
+    command.arg("-u").args(lazily.then_some("-z")).arg("--").arg(at);
+    let output = command.stdin(std::process::Stdio::null()).output()?;
+    if output.status.success() {
+        return Ok(());
+    }
+    Err(io::Error::other(String::from_utf8_lossy(&output.stderr).trim().to_owned()))
+}
+
+/// True when nobody serves the mount at `at`. Such a mount answers at once.
+pub(crate) fn is_disconnected(at: &Path) -> bool {
+    matches!(nix::sys::statvfs::statvfs(at), Err(nix::errno::Errno::ENOTCONN))
+}
+
+/// Where sessions are kept, unless it is said otherwise.
+pub(crate) fn state_folder() -> Option<PathBuf> {
+    if user().is_root() {
+        return Some(PathBuf::from("/var/lib/vcbmount"));
+    }
+    let absolute = |name| std::env::var_os(name).map(PathBuf::from).filter(|path| path.is_absolute());
+    let base = absolute("XDG_STATE_HOME").or_else(|| Some(absolute("HOME")?.join(".local/state")));
+    base.map(|base| base.join("vcbmount"))
+}
+
+/// Makes a folder, and those above it, that only this user may look into.
+pub(crate) fn create_private_dir(path: &Path) -> io::Result<()> {
+    use std::os::unix::fs::DirBuilderExt;
+    fs::DirBuilder::new().recursive(true).mode(0o700).create(path)
+}
+
+/// Replaces `path` by a file with this content, so that a crash leaves the old one or the new one.
+pub(crate) fn replace_file(path: &Path, content: &[u8]) -> io::Result<()> {
+    use std::io::Write;
+    let temporary = path.with_extension(format!("{}.tmp", std::process::id()));
+    let written = fs::File::create(&temporary).and_then(|mut file| {
+        file.write_all(content)?;
+        file.sync_all()?;
+        fs::rename(&temporary, path)
+    });
+    if let Err(err) = written {
+        let _ = fs::remove_file(&temporary);
+        return Err(err);
+    }
+    // The name is on disk once its folder is.
+    path.parent().map_or(Ok(()), |folder| fs::File::open(folder)?.sync_all())
+}
+
+/// True when `path` still names the open `file`.
+pub(crate) fn is_same_file(file: &fs::File, path: &Path) -> bool {
+    let same = file.metadata().and_then(|a| Ok((a, fs::metadata(path)?)));
+    same.is_ok_and(|(a, b)| (a.dev(), a.ino()) == (b.dev(), b.ino()))
+}
+
+/// True when `meta` is of a file of this user's.
+pub(crate) fn is_owner(meta: &fs::Metadata, user: User) -> bool {
+    meta.uid() == user.uid
+}
+
+/// What views are mounted with here.
+pub(crate) fn front_end() -> impl FrontEnd {
+    FuseFrontEnd
 }
 
 #[cfg(test)]
@@ -99,5 +279,20 @@ mod tests {
         assert_eq!(mounts[0].at, Path::new("/mnt/a b\\"));
         assert_eq!((mounts[0].device.as_str(), mounts[0].fs_type.as_str()), ("98:0", "fuse"));
         assert_eq!(mounts[0].source, "vcbmount:x 1");
+    }
+
+    #[test]
+    fn a_process_is_alive_until_it_ends() {
+        assert!(Process::current().is_alive());
+        let mut child = std::process::Command::new("sleep").arg("100").spawn().unwrap();
+        let process = Process { pid: child.id(), started: start_of(child.id()).unwrap() };
+        assert!(process.is_alive());
+        assert!(!Process { started: process.started + 1, ..process }.is_alive());
+        signal(process.pid, Signal::Kill);
+        while process.is_alive() {
+            std::thread::yield_now();
+        }
+        // Nobody has asked for its exit code yet.
+        child.wait().unwrap();
     }
 }

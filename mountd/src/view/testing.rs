@@ -1,6 +1,6 @@
 //! A filesystem in memory, and VMs made of such, for tests of views and front ends.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::ops::ControlFlow;
 use std::sync::Arc;
 
@@ -69,8 +69,9 @@ struct FakeFile {
 /// Files in memory. Ids carry a sequence number in their high bits, as those of NTFS do.
 pub(crate) struct FakeFs {
     files: BTreeMap<u64, FakeFile>,
-    /// Names of a folder in order.
+    /// Files of a folder in order.
     children: BTreeMap<u64, Vec<u64>>,
+    names: HashMap<(u64, NameBuf), u64>,
     /// Reading this file's content panics.
     pub(crate) panics: Option<u64>,
 }
@@ -80,7 +81,7 @@ const SEQUENCE: u64 = 7 << 48;
 
 impl FakeFs {
     pub(crate) fn new() -> Self {
-        let mut fs = FakeFs { files: BTreeMap::new(), children: BTreeMap::new(), panics: None };
+        let mut fs = FakeFs { files: BTreeMap::new(), children: BTreeMap::new(), names: HashMap::new(), panics: None };
         fs.files.insert(ROOT, fs.make(ROOT, b".", FileType::Dir));
         fs.children.insert(ROOT, Vec::new());
         fs
@@ -103,14 +104,15 @@ impl FakeFs {
         let mut at = ROOT;
         let parts: Vec<&str> = path.split('/').collect();
         for (depth, part) in parts.iter().enumerate() {
-            let known = self.children[&at].iter().find(|id| self.files[id].name == part.as_bytes());
-            at = match known {
+            let key = (at, part.as_bytes().to_vec());
+            at = match self.names.get(&key) {
                 Some(&id) => id,
                 None => {
                     let id = 64 + self.files.len() as u64;
                     let kind = if depth + 1 == parts.len() { kind } else { FileType::Dir };
                     self.files.insert(id, self.make(at, part.as_bytes(), kind));
                     self.children.get_mut(&at).unwrap().push(id);
+                    self.names.insert(key, id);
                     if kind == FileType::Dir {
                         self.children.insert(id, Vec::new());
                     }

@@ -1,0 +1,152 @@
+//! What may be mounted on: an empty folder of the user's own, or one that is made for it.
+
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
+
+use super::state::{StateDir, source_of};
+use crate::failure::{Code, Failure, Outcome};
+use crate::sys;
+
+/// `at` made absolute without touching it: what is mounted there may be dead, and asking it would fail.
+/// The folder that holds it is resolved, so that one place has one name.
+pub(super) fn absolute(at: &Path) -> Outcome<PathBuf> {
+    let refuse = |err| unusable(at, "its parent folder cannot be resolved").because(err);
+    let full = std::path::absolute(at).map_err(refuse)?;
+    let (Some(parent), Some(name)) = (full.parent(), full.file_name()) else {
+        return Err(unusable(at, "the root folder cannot be mounted on"));
+    };
+    // Of a path that is yet to be made, as much is resolved as there is.
+    let mut missing = vec![name.to_owned()];
+    let mut existing = parent;
+    let real = loop {
+        match existing.canonicalize() {
+            Ok(real) => break real,
+            Err(err) if err.kind() == io::ErrorKind::NotFound => match (existing.parent(), existing.file_name()) {
+                (Some(above), Some(name)) => {
+                    missing.push(name.to_owned());
+                    existing = above;
+                }
+                _ => return Err(refuse(err)),
+            },
+            Err(err) => return Err(refuse(err)),
+        }
+    };
+    Ok(missing.into_iter().rev().fold(real, |path, name| path.join(name)))
+}
+
+/// Makes `at` (absolute) ready. Gives the folders that were made, deepest first.
+pub(super) fn prepare(at: &Path, state: &StateDir) -> Outcome<Vec<PathBuf>> {
+    if let Some(entry) = mounted_at(at)? {
+        if !is_stale(&entry, state)? {
+            let text = format!("{} ({}) is mounted on it", entry.source, entry.fs_type);
+            return Err(unusable(at, &text));
+        }
+        sys::unmount(at, true).map_err(|err| unusable(at, "a dead mount of ours cannot be removed").because(err))?;
+    }
+    match fs::symlink_metadata(at) {
+        Ok(meta) if meta.is_dir() => {
+            let user = sys::user();
+            if !user.is_root() && !sys::is_owner(&meta, user) {
+                return Err(unusable(at, "it belongs to another user"));
+            }
+            let mut entries = fs::read_dir(at).map_err(|err| unusable(at, "it cannot be read").because(err))?;
+            if entries.next().is_some() {
+                return Err(unusable(at, "it is not empty"));
+            }
+            Ok(Vec::new())
+        }
+        Ok(meta) if meta.is_symlink() => Err(unusable(at, "it is a symbolic link")),
+        Ok(_) => Err(unusable(at, "it is not a folder")),
+        Err(err) if err.kind() == io::ErrorKind::NotFound => create(at),
+        Err(err) => Err(unusable(at, "it cannot be examined").because(err)),
+    }
+}
+
+fn create(at: &Path) -> Outcome<Vec<PathBuf>> {
+    let missing = at.ancestors().take_while(|path| !path.exists()).map(Path::to_path_buf);
+    let missing: Vec<PathBuf> = missing.collect();
+    for (made, path) in missing.iter().rev().enumerate() {
+        if let Err(err) = fs::create_dir(path) {
+            remove(&missing[missing.len() - made..]);
+            return Err(unusable(at, "it cannot be made").because(err));
+        }
+    }
+    Ok(missing)
+}
+
+/// Removes folders that were made, as far as they are empty.
+pub(super) fn remove(created: &[PathBuf]) {
+    for path in created {
+        if let Err(err) = fs::remove_dir(path) {
+            tracing::debug!(path = %path.display(), %err, "stays");
+            return;
+        }
+    }
+}
+
+/// The topmost mount on `at`.
+pub(super) fn mounted_at(at: &Path) -> Outcome<Option<sys::MountEntry>> {
+    let mounts =
+        sys::mounts().map_err(|err| Failure::new(Code::Fuse, "cannot read the list of mounts").because(err))?;
+    Ok(mounts.into_iter().rev().find(|entry| entry.at == at))
+}
+
+/// True for mounts that bear our mark.
+pub(super) fn is_ours(entry: &sys::MountEntry) -> bool {
+    entry.fs_type.starts_with("fuse") && entry.source.starts_with(&source_of(""))
+}
+
+/// True for a mount of ours that nobody serves any more. Others' mounts, dead or not, are never touched.
+pub(super) fn is_stale(entry: &sys::MountEntry, state: &StateDir) -> Outcome<bool> {
+    if !is_ours(entry) {
+        return Ok(false);
+    }
+    let record = state.records()?.into_iter().find(|record| record.source() == entry.source);
+    Ok(match record {
+        Some(record) => !record.server.is_alive(),
+        None => sys::is_disconnected(&entry.at),
+    })
+}
+
+fn unusable(at: &Path, why: &str) -> Failure {
+    Failure::new(Code::MountPoint, format!("cannot mount on {}: {why}", at.display()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn state() -> (tempfile::TempDir, StateDir) {
+        let dir = tempfile::tempdir().unwrap();
+        let state = StateDir::at(dir.path().join("state")).unwrap();
+        (dir, state)
+    }
+
+    #[test]
+    fn missing_folders_are_made_and_removed_again() {
+        let (dir, state) = state();
+        let at = absolute(&dir.path().join("a/b/c")).unwrap();
+        let created = prepare(&at, &state).unwrap();
+        assert!(at.is_dir());
+        assert_eq!(created.len(), 3);
+        remove(&created);
+        assert!(!dir.path().join("a").exists());
+    }
+
+    #[test]
+    fn what_is_not_an_empty_folder_is_refused_and_stays_as_it_is() {
+        let (dir, state) = state();
+        let file = dir.path().join("file");
+        fs::write(&file, "x").unwrap();
+        let link = dir.path().join("link");
+        std::os::unix::fs::symlink(dir.path(), &link).unwrap();
+        for at in [&file, &link, &dir.path().to_path_buf(), &file.join("below")] {
+            let failure = absolute(at).and_then(|at| prepare(&at, &state)).unwrap_err();
+            assert_eq!(failure.code(), Code::MountPoint, "{}", at.display());
+        }
+        assert_eq!(prepare(Path::new("/proc"), &state).unwrap_err().code(), Code::MountPoint);
+        assert!(absolute(Path::new("/")).is_err());
+        assert_eq!(fs::read(&file).unwrap(), b"x");
+    }
+}
