@@ -79,7 +79,7 @@ fn cloud_files_are_read_where_their_content_is_here() {
 
     let away = file("created-online.txt");
     let attr = fs.attr(away).unwrap();
-    assert_eq!((attr.size, attr.unreadable), (70, Some(Unreadable::CloudPlaceholder { tag: 0x9000_701A })));
+    assert_eq!((attr.size, attr.unreadable), (70, Some(Unreadable::CloudPlaceholder { tag: 0x9000_401A })));
     assert_eq!(fs.open(away, None).err().unwrap().kind(), Kind::Unsupported);
 }
 

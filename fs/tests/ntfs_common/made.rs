@@ -1,0 +1,101 @@
+//! Volumes made by mkfs.ntfs and filled through ntfs-3g.
+
+use std::fs;
+use std::os::unix::fs::MetadataExt;
+use std::path::Path;
+use std::process::{Child, Command, Stdio};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use vcb_block::{BlockRef, FileSource};
+
+/// How to make a volume.
+pub struct Recipe {
+    pub megabytes: u64,
+    pub sector: u32,
+    pub cluster: u32,
+}
+
+/// A volume made for one test.
+pub struct Made {
+    folder: tempfile::TempDir,
+}
+
+impl Made {
+    /// Formats a volume and lets `fill` write to it; `None` (with the reason printed) where that is not
+    /// possible. Streams are written as `file:stream`.
+    pub fn new(recipe: &Recipe, fill: impl FnOnce(&Path)) -> Option<Self> {
+        if !["mkfs.ntfs", "ntfs-3g", "umount", "setfattr"].into_iter().all(vcb_fixtures::need_tool) {
+            return None;
+        }
+        if !Path::new("/dev/fuse").exists() {
+            vcb_fixtures::skip("no /dev/fuse");
+            return None;
+        }
+        let folder = tempfile::tempdir().unwrap();
+        let image = folder.path().join("image");
+        fs::File::create(&image).unwrap().set_len(recipe.megabytes << 20).unwrap();
+        let formatted = Command::new("mkfs.ntfs")
+            .args(["-F", "-Q", "-L", "made", "-s", &recipe.sector.to_string(), "-c", &recipe.cluster.to_string()])
+            .arg(&image)
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .status();
+        assert!(formatted.unwrap().success());
+        let made = Made { folder };
+        let mount = Mount::new(&image, &made.folder.path().join("mount"))?;
+        fill(&mount.path);
+        drop(mount);
+        Some(made)
+    }
+
+    pub fn block(&self) -> BlockRef {
+        Arc::new(FileSource::open(self.folder.path().join("image")).unwrap())
+    }
+
+    /// The whole volume.
+    pub fn bytes(&self) -> Vec<u8> {
+        fs::read(self.folder.path().join("image")).unwrap()
+    }
+}
+
+struct Mount {
+    path: std::path::PathBuf,
+    server: Child,
+}
+
+impl Mount {
+    fn new(image: &Path, path: &Path) -> Option<Self> {
+        fs::create_dir(path).unwrap();
+        let before = fs::metadata(path).unwrap().dev();
+        let mut server = Command::new("ntfs-3g")
+            .args(["-o", "no_detach,compression,big_writes,streams_interface=windows"])
+            .args([image, path])
+            .stderr(Stdio::null())
+            .spawn()
+            .unwrap();
+        let started = Instant::now();
+        while fs::metadata(path).unwrap().dev() == before {
+            if server.try_wait().unwrap().is_some() || started.elapsed() > Duration::from_secs(30) {
+                let _ = server.kill();
+                vcb_fixtures::skip("ntfs-3g cannot mount here");
+                return None;
+            }
+            std::thread::sleep(Duration::from_millis(20));
+        }
+        Some(Mount { path: path.to_owned(), server })
+    }
+}
+
+impl Drop for Mount {
+    fn drop(&mut self) {
+        let _ = Command::new("umount").arg(&self.path).status();
+        let _ = self.server.wait();
+    }
+}
+
+/// Sets `name` of `path` to bytes given in hexadecimal.
+pub fn setfattr(path: &Path, name: &str, hex: &str) {
+    let status = Command::new("setfattr").args(["-n", name, "-v", hex]).arg(path).status();
+    assert!(status.unwrap().success(), "setfattr {name} {}", path.display());
+}

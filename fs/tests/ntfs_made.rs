@@ -1,0 +1,245 @@
+//! Volumes of every cluster size, against what was written to them.
+
+#![cfg(unix)]
+#![allow(clippy::unwrap_used)]
+
+mod ntfs_common;
+
+use std::collections::BTreeSet;
+use std::ffi::OsStr;
+use std::fs;
+use std::io::{Seek, SeekFrom, Write};
+use std::os::unix::ffi::OsStrExt;
+use std::path::Path;
+use std::sync::Arc;
+
+use ntfs_common::made::{Made, Recipe, setfattr};
+use ntfs_common::{digest, entries, listing, open, show};
+use vcb_block::{BlockRef, MemBlock, RunKind, Runs, conformance};
+use vcb_fs::{Attr, FileId, FileType, Filesystem};
+
+/// What was written, as lines of a listing.
+struct Written<'a> {
+    root: &'a Path,
+    lines: BTreeSet<String>,
+}
+
+impl Written<'_> {
+    fn dir(&mut self, name: &str) {
+        fs::create_dir(self.root.join(name)).unwrap();
+        self.lines.insert(format!("d\t/{name}\t-\t-"));
+    }
+
+    fn file(&mut self, name: &[u8], bytes: &[u8]) {
+        fs::write(self.root.join(OsStr::from_bytes(name)), bytes).unwrap();
+        self.expect(name, bytes);
+    }
+
+    fn expect(&mut self, name: &[u8], bytes: &[u8]) {
+        let block: BlockRef = Arc::new(MemBlock::new(bytes.to_vec()));
+        let kind = if name.contains(&b':') { 's' } else { 'f' };
+        self.lines.insert(format!("{kind}\t/{}\t{}\t{}", show(name), bytes.len(), digest(&block).unwrap()));
+    }
+}
+
+/// Bytes that do not compress and are the same in every run.
+fn noise(len: usize, seed: u64) -> Vec<u8> {
+    let mut state = seed.wrapping_mul(0x9E37_79B9_7F4A_7C15) | 1;
+    let next = || {
+        state ^= state << 13;
+        state ^= state >> 7;
+        state ^= state << 17;
+        (state >> 32) as u8
+    };
+    std::iter::repeat_with(next).take(len).collect()
+}
+
+fn text(len: usize) -> Vec<u8> {
+    (0..).flat_map(|i: u32| format!("line {i} of a text that compresses; ").into_bytes()).take(len).collect()
+}
+
+fn fill(written: &mut Written<'_>, cluster: usize) {
+    written.dir("many");
+    for i in 0..300 {
+        let name = format!("many/a name that is long enough to need several index blocks {i:03}.txt");
+        written.file(name.as_bytes(), format!("content {i}").as_bytes());
+    }
+    written.dir("sizes");
+    for len in [0, 1, 511, 700, 1024, cluster - 1, cluster, cluster + 1, 3 * cluster.min(1 << 20) + 17] {
+        written.file(format!("sizes/{len}").as_bytes(), &noise(len, len as u64));
+    }
+    written.dir("mixed");
+    interleave(written, cluster.min(1 << 16));
+    sparse(written);
+    names(written);
+    written.file(b"sizes/700:stream", b"a small stream");
+    written.file(b"sizes/700:large", &noise(100_000, 5));
+    written.file(b"mixed:of a folder", b"folders have streams too");
+    for i in 0..40 {
+        let name = format!("mixed/one of forty names {i}");
+        if i == 0 {
+            written.file(name.as_bytes(), b"linked");
+        } else {
+            fs::hard_link(written.root.join("mixed/one of forty names 0"), written.root.join(&name)).unwrap();
+            written.expect(name.as_bytes(), b"linked");
+        }
+    }
+    // ntfs-3g compresses up to clusters of 4 KiB, as Windows does.
+    written.dir("packed");
+    if cluster <= 4096 {
+        setfattr(&written.root.join("packed"), "system.ntfs_attrib_be", "0x00000810");
+    }
+    written.file(b"packed/text", &text(300_000));
+    written.file(b"packed/noise", &noise(200_000, 9));
+    written.file(b"packed/short", &text(10));
+}
+
+/// Two files written in turns, so that neither is in one piece.
+fn interleave(written: &mut Written<'_>, piece: usize) {
+    let paths = ["mixed/odd", "mixed/even"];
+    let mut files = paths.map(|path| fs::File::create(written.root.join(path)).unwrap());
+    let mut contents = [Vec::new(), Vec::new()];
+    for turn in 0..60 {
+        let bytes = noise(piece, 100 + turn as u64);
+        files[turn % 2].write_all(&bytes).unwrap();
+        contents[turn % 2].extend_from_slice(&bytes);
+    }
+    for (path, content) in paths.iter().zip(&contents) {
+        written.expect(path.as_bytes(), content);
+    }
+}
+
+fn sparse(written: &mut Written<'_>) {
+    let mut file = fs::File::create(written.root.join("mixed/holes")).unwrap();
+    let mut content = vec![0; 8 << 20];
+    file.set_len(content.len() as u64).unwrap();
+    for at in [0, 5 << 20, (8 << 20) - 4] {
+        file.seek(SeekFrom::Start(at as u64)).unwrap();
+        file.write_all(b"data").unwrap();
+        content[at..at + 4].copy_from_slice(b"data");
+    }
+    written.expect(b"mixed/holes", &content);
+}
+
+fn names(written: &mut Written<'_>) {
+    written.dir("names");
+    let names: [&[u8]; 8] = [
+        "Ünïcödé ファイル.txt".as_bytes(),
+        "emoji 😀🎉".as_bytes(),
+        b"unpaired \xED\xA0\xBD high",
+        b"trailing dot.",
+        b"back\\slash",
+        b"new\nline",
+        b"Case",
+        b"CASE",
+    ];
+    for name in names {
+        written.file(&[b"names/", name].concat(), name);
+    }
+    written.file(format!("names/{}", "x".repeat(255)).as_bytes(), b"longest");
+}
+
+fn check(recipe: &Recipe) {
+    let mut lines = BTreeSet::new();
+    let made = Made::new(recipe, |root| {
+        let mut written = Written { root, lines: BTreeSet::new() };
+        fill(&mut written, recipe.cluster as usize);
+        lines = written.lines;
+    });
+    let Some(made) = made else { return };
+    let fs = open(&made.block());
+    assert_eq!(fs.geometry().cluster, recipe.cluster);
+    assert_eq!(fs.geometry().sector, recipe.sector);
+    assert_eq!((fs.kind(), fs.label()), ("ntfs", b"made".to_vec()));
+    let found: BTreeSet<String> = listing(&*fs).into_iter().collect();
+    let difference: Vec<_> = found.symmetric_difference(&lines).take(10).collect();
+    assert!(difference.is_empty(), "{difference:#?}");
+    details(&*fs);
+}
+
+fn at(fs: &dyn Filesystem, path: &str) -> FileId {
+    path.split('/').fold(fs.root(), |dir, name| fs.lookup(dir, name.as_bytes()).unwrap())
+}
+
+fn attr(fs: &dyn Filesystem, path: &str) -> Attr {
+    fs.attr(at(fs, path)).unwrap()
+}
+
+/// What a listing does not show.
+fn details(fs: &dyn Filesystem) {
+    assert_eq!(attr(fs, "mixed/one of forty names 7").links, 40);
+    assert_eq!(attr(fs, "mixed/one of forty names 7").id, at(fs, "mixed/one of forty names 0"));
+    let names = at(fs, "names");
+    assert_ne!(at(fs, "names/Case"), at(fs, "names/CASE"));
+    assert_eq!(fs.lookup_ignore_case(names, b"CASE").unwrap(), at(fs, "names/CASE"));
+    assert!(fs.lookup(names, b"case").is_err() && fs.lookup_ignore_case(names, b"case").is_ok());
+    assert_eq!(fs.parent(names).unwrap(), fs.root());
+    assert_eq!(fs.parent(fs.root()).unwrap(), fs.root());
+    assert_eq!(fs.name(names).unwrap(), b"names");
+    assert_eq!(fs.by_record(names.0 & 0xFFFF_FFFF_FFFF).unwrap(), names);
+    assert!(fs.security(names).unwrap().is_some_and(|descriptor| descriptor.first() == Some(&1)));
+
+    let sparse = attr(fs, "mixed/holes");
+    assert!(sparse.allocated < sparse.size, "{sparse:?}");
+    for path in ["mixed/holes", "mixed/odd", "packed/text", "packed/noise", "sizes/700", "sizes/0"] {
+        conformance::check(&fs.open(at(fs, path), None).unwrap(), 11);
+    }
+    let holes = fs.open(at(fs, "mixed/holes"), None).unwrap();
+    let runs = Runs::of(&holes, 0..holes.len()).unwrap();
+    assert!(runs.as_slice().iter().any(|run| run.kind == RunKind::Zero), "{runs:?}");
+
+    let page_by_page = entries(fs, at(fs, "many"), 1).unwrap();
+    assert_eq!(page_by_page, entries(fs, at(fs, "many"), 1000).unwrap());
+    assert_eq!(page_by_page.len(), 300);
+    assert!(page_by_page.iter().all(|entry| entry.kind == FileType::File && entry.next > 15));
+}
+
+#[test]
+fn clusters_of_512_bytes() {
+    check(&Recipe { megabytes: 64, sector: 512, cluster: 512 });
+}
+
+#[test]
+fn clusters_of_4_kib() {
+    check(&Recipe { megabytes: 64, sector: 512, cluster: 4096 });
+}
+
+#[test]
+fn sectors_of_4_kib() {
+    check(&Recipe { megabytes: 64, sector: 4096, cluster: 4096 });
+}
+
+#[test]
+fn clusters_of_64_kib() {
+    check(&Recipe { megabytes: 256, sector: 512, cluster: 65536 });
+}
+
+#[test]
+fn clusters_of_2_mib() {
+    check(&Recipe { megabytes: 1024, sector: 512, cluster: 2 << 20 });
+}
+
+#[test]
+fn links_and_attributes() {
+    let recipe = Recipe { megabytes: 32, sector: 512, cluster: 4096 };
+    let made = Made::new(&recipe, |root| {
+        fs::create_dir(root.join("dir")).unwrap();
+        fs::write(root.join("dir/file"), b"x").unwrap();
+        setfattr(&root.join("dir/file"), "system.ntfs_attrib_be", "0x00000003");
+        fs::write(root.join("cloud"), b"placeholder").unwrap();
+        setfattr(&root.join("cloud"), "system.ntfs_reparse_data", "0x1a00009008000000 3132333435363738");
+        fs::write(root.join("unknown"), b"x").unwrap();
+        setfattr(&root.join("unknown"), "system.ntfs_reparse_data", "0x7700008008000000 3132333435363738");
+    });
+    let Some(made) = made else { return };
+    let fs = open(&made.block());
+    let file = attr(&*fs, "dir/file");
+    assert_eq!((file.dos, file.kind, file.size), (3, FileType::File, 1));
+    assert_eq!(attr(&*fs, "dir").dos & 0x10, 0x10);
+    // All of it is on the volume: see docs/decisions/0301-cloud-files.md.
+    assert_eq!(attr(&*fs, "cloud").unreadable, None);
+    let unknown = attr(&*fs, "unknown");
+    assert_eq!(unknown.reparse_tag, 0x8000_0077);
+    assert!(fs.open(unknown.id, None).is_err_and(|err| err.kind() == vcb_block::Kind::Unsupported));
+    assert_eq!(fs.reparse_data(unknown.id).unwrap().as_deref(), Some(&b"12345678"[..]));
+}
