@@ -1,6 +1,6 @@
 //! Compares with QEMU on the same files in the same run, and keeps the table in `benches/README.md`.
 //!
-//! `cargo run --release -p vcb-benches --bin peers -- [--size MiB] [--rounds N] [--dir DIR] [--write]`
+//! `cargo run --release -p vcb-benches --bin peers -- [--size MiB] [--rounds N] [--only NAME] [--dir DIR] [--write]`
 //!
 //! Ratios are what counts: each pair is measured in turn, several times, and the best of each is taken, so
 //! that other work on the machine touches both alike. Files are warm in the page cache; one thread.
@@ -23,18 +23,21 @@ const RANDOM_READS: u64 = 20_000;
 struct Options {
     size: u64,
     rounds: u32,
+    /// Part of the names of the disks to measure.
+    only: String,
     dir: Option<PathBuf>,
     write: bool,
 }
 
 fn options() -> Result<Options, Box<dyn Error>> {
-    let mut options = Options { size: 1024, rounds: 3, dir: None, write: false };
+    let mut options = Options { size: 1024, rounds: 3, only: String::new(), dir: None, write: false };
     let mut args = std::env::args().skip(1);
     while let Some(arg) = args.next() {
         let mut value = || args.next().ok_or(format!("{arg} needs a value"));
         match arg.as_str() {
             "--size" => options.size = value()?.parse()?,
             "--rounds" => options.rounds = value()?.parse()?,
+            "--only" => options.only = value()?,
             "--dir" => options.dir = Some(value()?.into()),
             "--write" => options.write = true,
             _ => return Err(format!("what is {arg}?").into()),
@@ -101,7 +104,7 @@ fn duel(
 fn measure(dir: &Path, options: &Options) -> Result<Vec<Line>, Box<dyn Error>> {
     let bytes = options.size << 20;
     let mut lines = Vec::new();
-    for format in Format::ALL {
+    for format in Format::ALL.into_iter().filter(|format| format.name().contains(&options.only)) {
         format.write(dir, bytes)?;
         let (leaf, name) = (format.leaf(), format.name());
         let block = open(dir, &leaf)?;
@@ -125,6 +128,9 @@ fn measure(dir: &Path, options: &Options) -> Result<Vec<Line>, Box<dyn Error>> {
         let what = format!("{name}, random 4 KiB");
         lines.push(Line { what, unit: "reads/s", ours, peer: "qemu-img bench", theirs, wanted: 2.0 });
         std::fs::remove_file(dir.join(format.data_file()))?;
+    }
+    if !"chain".contains(&options.only) {
+        return Ok(lines);
     }
     let [one, ten] = [write_chain(dir, bytes, 1)?, write_chain(dir, bytes, 10)?];
     let (one, ten) = (open(dir, &one)?, open(dir, &ten)?);
