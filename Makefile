@@ -43,6 +43,7 @@ lint: ## formatting, clippy, and the licences of what we depend on
 
 bench: setup ## speed, alone and beside peers
 	$(CARGO) bench -p vcb-benches
+	$(CARGO) run --release -p vcb-benches --bin peers -- --write
 
 man: build ## the manual page, in dist/
 	@mkdir -p dist && $(BIN) man > dist/vcbmount.1 && echo dist/vcbmount.1

@@ -9,7 +9,7 @@ use vcb_vmdk::{Descriptor, Disk, OpenOptions, Resolved, Resolver};
 pub type Target = (&'static str, fn(&[u8]));
 
 /// All targets of this file.
-pub const TARGETS: [Target; 8] = [
+pub const TARGETS: [Target; 9] = [
     ("vmdk_descriptor", descriptor),
     ("vmdk_hosted", hosted),
     ("vmdk_cowd", cowd),
@@ -18,6 +18,7 @@ pub const TARGETS: [Target; 8] = [
     ("vmdk_chain", chain),
     ("vmdk_vmx", vmx),
     ("vmdk_vmsd", vmsd),
+    ("vmdk_ova", ova),
 ];
 
 /// Files in memory; paths lead to their last component.
@@ -103,6 +104,16 @@ pub fn vmsd(data: &[u8]) {
     }
 }
 
+/// An archive with disks.
+pub fn ova(data: &[u8]) {
+    let block: BlockRef = Arc::new(MemBlock::new(data.to_vec()));
+    let Ok(resolver) = vcb_vmdk::ova::OvaResolver::open(block, "fuzz.ova") else { return };
+    let _ = resolver.check();
+    for name in resolver.disks().take(4) {
+        open(resolver.clone(), name);
+    }
+}
+
 fn extent(data: &[u8], kind: &str, sectors: Option<u64>) {
     let text = format!(
         "# Disk DescriptorFile\nversion=1\nCID=00000001\nparentCID=ffffffff\ncreateType=\"custom\"\n\
@@ -119,6 +130,7 @@ fn read(files: Files, leaf: &str) {
 /// Opens a disk and reads its start, middle and end both ways a block can be read, which must agree.
 fn open(resolver: Arc<dyn Resolver>, leaf: &str) {
     const PIECE: u64 = 128 << 10;
+    let _ = vcb_vmdk::check(resolver.clone(), leaf, &OpenOptions::default());
     let Ok(disk) = Disk::open(resolver, leaf, &OpenOptions::default()) else { return };
     let block = disk.block();
     let len = block.len();

@@ -168,3 +168,17 @@ fn every_malformed_disk_is_a_clear_error() {
         );
     }
 }
+
+#[test]
+fn a_truncated_archive_is_a_clear_error() {
+    let Some(path) = corpus("malformed/ttylinux-truncated.ova") else { return };
+    let block: BlockRef = std::sync::Arc::new(vcb_block::FileSource::open(&path).unwrap());
+    let err = vcb_vmdk::ova::OvaResolver::open(block, "ttylinux.ova").and_then(|resolver| {
+        let name = resolver.disks().next().unwrap().to_owned();
+        let disk = Disk::open(resolver, &name, &OpenOptions::default())?;
+        vcb_tests::disks::read_up_to(disk.block(), 64 << 20)
+    });
+    let err = err.unwrap_err();
+    eprintln!("{err:?}");
+    assert_eq!(err.kind(), Kind::Corrupt);
+}

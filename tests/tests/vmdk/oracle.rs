@@ -3,12 +3,13 @@
 
 use std::path::Path;
 use std::process::Command;
+use std::sync::Arc;
 
 use vcb_block::{conformance, plan};
 use vcb_fixtures::need_tool;
-use vcb_fixtures::vmdk::{Chain, Content, Grain, Kind, Model, gallery};
+use vcb_fixtures::vmdk::{Chain, Content, Directory, Grain, Kind, Model, gallery, ova};
 use vcb_tests::disks::Files;
-use vcb_vmdk::{Disk, FolderResolver, OpenOptions};
+use vcb_vmdk::{Disk, FolderResolver, OpenOptions, Severity};
 
 #[test]
 fn every_specimen_reads_as_written() {
@@ -28,6 +29,16 @@ fn every_specimen_reads_from_a_folder_on_the_host() {
         let resolver = FolderResolver::new(dir.path()).unwrap();
         let disk = Disk::open(resolver, &specimen.leaf, &OpenOptions::default()).unwrap();
         conformance::same_bytes(disk.block(), &specimen.raw, seed);
+    }
+}
+
+#[test]
+fn checking_finds_no_error_in_sound_disks() {
+    for specimen in gallery().unwrap() {
+        let files = Arc::new(Files::of(&specimen.folder));
+        let mut findings = vcb_vmdk::check(files, &specimen.leaf, &OpenOptions::default()).unwrap();
+        findings.retain(|finding| finding.severity == Severity::Error);
+        assert!(findings.is_empty(), "{}: {findings:#?}", specimen.name);
     }
 }
 
@@ -100,6 +111,21 @@ fn every_point_of_a_chain_can_be_opened() {
         assert_eq!(disk.links()[0].cid, Chain::cid(number));
         conformance::same_bytes(disk.block(), raw, 5);
     }
+}
+
+#[test]
+fn disks_inside_an_ova_read_without_unpacking() {
+    let mut chain = Chain::new("disk");
+    chain.push(Kind::StreamOptimized(Directory::AtEnd), &Model::random(9000, 128, 4)).unwrap();
+    let mut archive = Files::default();
+    archive.put("vm.ova", ova("vm", &chain.folder));
+    let block = vcb_vmdk::Resolver::open(&archive, "", "vm.ova").unwrap().block;
+    let resolver = vcb_vmdk::ova::OvaResolver::open(block, "vm.ova").unwrap();
+    assert_eq!(resolver.disks().collect::<Vec<_>>(), ["disk.vmdk"]);
+    assert!(resolver.check().unwrap().is_empty());
+    let disk = Disk::open(resolver, "disk.vmdk", &OpenOptions::default()).unwrap();
+    conformance::same_bytes(disk.block(), chain.raw(), 1);
+    conformance::check(disk.block(), 1);
 }
 
 /// A last sector by itself, reads of nothing, and reads across every boundary of a link.
