@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 use vcb_block::{BlockRef, Error, Kind, MemBlock, Result};
-use vcb_fs::{Attr, FileId, FileType, Filesystem, FsStats, Name, NameBuf, Time};
+use vcb_fs::{Attr, FileId, FileType, Filesystem, FsStats, Name, NameBuf, Stream, Time};
 
 use super::exclude::{self, Exclude, Place, SYSTEM_VOLUME_INFORMATION};
 use super::link::GuestNames;
@@ -207,11 +207,12 @@ impl FileView {
         Ok(attr)
     }
 
-    fn lookup_file(&self, dir: NodeId, at: &FileAt<'_>, name: &Name) -> Result<Node> {
+    fn lookup_file(&self, dir: NodeId, at: &FileAt<'_>, name: &Name, ignore_case: bool) -> Result<Node> {
         if exclude::hides(&self.options.exclude, Self::place(at), name) {
             return Err(not_found());
         }
-        let (id, stream) = match at.fs.lookup(at.id, name) {
+        let found = if ignore_case { at.fs.lookup_ignore_case(at.id, name) } else { at.fs.lookup(at.id, name) };
+        let (id, stream) = match found {
             Ok(id) => (id, None),
             Err(err) if err.kind() == Kind::NotFound && self.streams_are_files() => {
                 let (id, index) = streams::lookup(at.fs, at.id, name)?.ok_or(err)?;
@@ -289,7 +290,7 @@ impl View for FileView {
             }
             At::ReasonDir(_) => Err(not_found()),
             At::ReasonFile(_) => Err(wrong_type("a file where a folder was needed")),
-            At::File(at) => self.lookup_file(dir, &at, name),
+            At::File(at) => self.lookup_file(dir, &at, name, false),
         }
     }
 
@@ -374,6 +375,43 @@ impl View for FileView {
             At::File(FileAt { fs, id, stream: None, .. }) => xattr::value(fs, id, name, !self.streams_are_files()),
             _ => Ok(None),
         }
+    }
+
+    fn lookup_ignore_case(&self, dir: NodeId, name: &Name) -> Result<Node> {
+        match self.at(dir)? {
+            At::Own(_) => {
+                self.lookup(dir, &name.to_ascii_uppercase()).or_else(|_| self.lookup(dir, &name.to_ascii_lowercase()))
+            }
+            At::File(at) => self.lookup_file(dir, &at, name, true),
+            At::ReasonDir(_) | At::ReasonFile(_) => self.lookup(dir, name),
+        }
+    }
+
+    fn streams(&self, node: NodeId) -> Result<Vec<Stream>> {
+        match self.at(node)? {
+            At::File(FileAt { fs, id, stream: None, .. }) => fs.streams(id),
+            _ => Ok(Vec::new()),
+        }
+    }
+
+    fn open_stream(&self, node: NodeId, stream: &Name) -> Result<BlockRef> {
+        match self.at(node)? {
+            At::File(FileAt { fs, id, stream: None, .. }) => fs.open(id, Some(stream)),
+            _ => Err(not_found()),
+        }
+    }
+
+    fn security(&self, node: NodeId) -> Result<Option<Vec<u8>>> {
+        match self.at(node)? {
+            At::File(at) => at.fs.security(at.id),
+            _ => Ok(None),
+        }
+    }
+
+    fn reparse(&self, node: NodeId) -> Result<Option<(u32, Vec<u8>)>> {
+        let At::File(at) = self.at(node)? else { return Ok(None) };
+        let tag = at.fs.attr(at.id)?.reparse_tag;
+        Ok(at.fs.reparse_data(at.id)?.map(|data| (tag, data)))
     }
 
     fn stats(&self) -> Result<FsStats> {

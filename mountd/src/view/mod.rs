@@ -23,7 +23,7 @@ pub(crate) mod testing;
 use std::ops::ControlFlow;
 
 use vcb_block::{BlockRef, Result};
-use vcb_fs::{Attr, FileType, FsStats, Name, NameBuf};
+use vcb_fs::{Attr, FileType, FsStats, Name, NameBuf, Stream};
 
 pub use exclude::Exclude;
 pub use file::{FileOptions, FileView, StreamsAs};
@@ -99,6 +99,46 @@ pub trait View: Send + Sync {
     /// # Errors
     /// [`vcb_block::Kind::Limit`] for a value longer than [`MAX_XATTR`].
     fn xattr(&self, node: NodeId, name: &Name) -> Result<Option<Vec<u8>>>;
+
+    /// As [`View::lookup`], by the folder's own rules for letter case; for platforms whose programs expect it.
+    ///
+    /// # Errors
+    /// As [`View::lookup`].
+    fn lookup_ignore_case(&self, dir: NodeId, name: &Name) -> Result<Node> {
+        self.lookup(dir, name)
+    }
+
+    /// Named streams of a node, without its content.
+    ///
+    /// # Errors
+    /// Why they cannot be listed.
+    fn streams(&self, _node: NodeId) -> Result<Vec<Stream>> {
+        Ok(Vec::new())
+    }
+
+    /// Opens a named stream.
+    ///
+    /// # Errors
+    /// [`vcb_block::Kind::NotFound`] when there is none of that name.
+    fn open_stream(&self, _node: NodeId, _stream: &Name) -> Result<BlockRef> {
+        Err(file::not_found())
+    }
+
+    /// The guest's security descriptor in self-relative form.
+    ///
+    /// # Errors
+    /// Why it cannot be read.
+    fn security(&self, _node: NodeId) -> Result<Option<Vec<u8>>> {
+        Ok(None)
+    }
+
+    /// The guest's reparse tag and data.
+    ///
+    /// # Errors
+    /// Why it cannot be read.
+    fn reparse(&self, _node: NodeId) -> Result<Option<(u32, Vec<u8>)>> {
+        Ok(None)
+    }
 
     /// Totals of all that is shown.
     fn stats(&self) -> Result<FsStats>;

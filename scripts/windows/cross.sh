@@ -1,0 +1,95 @@
+#!/usr/bin/env bash
+# Builds for x86_64-pc-windows-gnu on Debian 12 and runs the result under wine. rustup's Windows targets
+# are not needed: Debian's rustc-web and rust-web-src have the same version, which is what building std
+# from source asks for, and they are unpacked beside the project's files instead of being installed.
+#
+#   cross.sh setup          fetch and unpack the toolchain, make a wine prefix and WinFsp's import library
+#   cross.sh cargo ARGS…    cargo with that toolchain; `run` and `test` go through wine
+#   cross.sh wine EXE ARGS… wine in that prefix
+#
+# The toolchain lives in $VCB_WINDOWS_TOOLCHAIN (default target/windows-toolchain) and is made once.
+set -euo pipefail
+here=$(dirname "$(realpath "$0")")
+root=$(realpath "$here/../..")
+dir=$(realpath -m "${VCB_WINDOWS_TOOLCHAIN:-$root/target/windows-toolchain}")
+cmd=${1:?setup, cargo or wine}; shift
+
+use_toolchain() {
+  [ -e "$dir/ready" ] || { echo "cross.sh: run '$0 setup' first" >&2; exit 1; }
+  export LD_LIBRARY_PATH=$dir/rw/usr/lib/x86_64-linux-gnu
+  export RUSTC=$dir/rw/usr/bin/rustc RUSTDOC=$dir/rw/usr/bin/rustdoc RUSTC_BOOTSTRAP=1
+  export CARGO_UNSTABLE_BUILD_STD=std,panic_unwind,test CARGO_BUILD_TARGET=x86_64-pc-windows-gnu
+  export CARGO_TARGET_X86_64_PC_WINDOWS_GNU_LINKER=x86_64-w64-mingw32-gcc
+  export CARGO_TARGET_X86_64_PC_WINDOWS_GNU_RUNNER=wine
+  export CC_x86_64_pc_windows_gnu=x86_64-w64-mingw32-gcc AR_x86_64_pc_windows_gnu=x86_64-w64-mingw32-ar
+  export CARGO_TARGET_DIR=${VCB_WINDOWS_TARGET_DIR:-$root/target/windows}
+  export WINEPREFIX=$dir/wine WINEDEBUG=${WINEDEBUG:--all} VCB_WINFSP_IMPLIB_DIR=$dir/winfsp
+}
+
+install_packages() {
+  local missing=() package
+  for package in gcc-mingw-w64-x86-64-win32 binutils-mingw-w64-x86-64 wine64 wine; do
+    dpkg -s "$package" >/dev/null 2>&1 || missing+=("$package")
+  done
+  [ ${#missing[@]} -eq 0 ] && return
+  echo "cross.sh: installing ${missing[*]}" >&2
+  apt-get update -q >/dev/null
+  apt-get install -y --no-install-recommends "${missing[@]}" >/dev/null
+}
+
+unpack_rust() {
+  [ -e "$dir/rw/usr/lib/rustlib/src/rust" ] && return
+  local work=$dir/debs
+  rm -rf "$work" "$dir/rw" "$dir/rust-src"
+  mkdir -p "$work"
+  (
+    cd "$work"
+    apt-get download rust-web-src rustc-web libstd-rust-web-dev libstd-rust-web-1.96 libllvm22 >/dev/null 2>&1 ||
+      { apt-get update -q >/dev/null; apt-get download rust-web-src rustc-web libstd-rust-web-dev libstd-rust-web-1.96 libllvm22 >/dev/null; }
+    for deb in rustc-web_* libstd-rust-web-1.96_* libstd-rust-web-dev_* libllvm22_*; do dpkg -x "$deb" "$dir/rw"; done
+    dpkg -x rust-web-src_* "$dir/rust-src"
+  )
+  rm -rf "$work"
+  mkdir -p "$dir/rw/usr/lib/rustlib/src"
+  ln -sfn "$dir"/rust-src/usr/src/rustc-1.96* "$dir/rw/usr/lib/rustlib/src/rust"
+}
+
+# wine 8 lacks bcryptprimitives.dll, from which std takes its random numbers.
+make_wine_prefix() {
+  export WINEPREFIX=$dir/wine WINEDEBUG=-all
+  [ -e "$WINEPREFIX/drive_c/windows/system32/bcryptprimitives.dll" ] && return
+  WINEDLLOVERRIDES=mscoree,mshtml= wineboot -i >/dev/null 2>&1 || true
+  x86_64-w64-mingw32-gcc -shared -o "$WINEPREFIX/drive_c/windows/system32/bcryptprimitives.dll" \
+    "$here/bcryptprimitives.c" -ladvapi32
+}
+
+# An import library with delayed loading, from the names that WinFsp's DLL exports. The DLL comes with the
+# crate winfsp-sys and is only read here, never shipped.
+make_winfsp_library() {
+  [ -e "$dir/winfsp/libwinfsp-x64.a" ] && return
+  (cd "$root" && cargo fetch -q)
+  local dll
+  dll=$(find "${CARGO_HOME:-$HOME/.cargo}/registry/src" -path '*/winfsp-sys-0.12*/winfsp/bin/winfsp-x64.dll' | sort | tail -1)
+  [ -n "$dll" ] || { echo "cross.sh: crate winfsp-sys is not fetched" >&2; exit 1; }
+  mkdir -p "$dir/winfsp"
+  {
+    echo "LIBRARY winfsp-x64.dll"; echo EXPORTS
+    x86_64-w64-mingw32-objdump -p "$dll" | awk '/\[Ordinal\/Name Pointer\] Table/{t=1;next} t&&/\[ *[0-9]+\]/{print $NF} t&&/^$/{t=0}'
+  } > "$dir/winfsp/winfsp-x64.def"
+  x86_64-w64-mingw32-dlltool -d "$dir/winfsp/winfsp-x64.def" -D winfsp-x64.dll -y "$dir/winfsp/libwinfsp-x64.a"
+}
+
+case $cmd in
+  setup)
+    install_packages
+    mkdir -p "$dir"
+    unpack_rust
+    make_wine_prefix
+    make_winfsp_library
+    touch "$dir/ready"
+    echo "cross.sh: toolchain ready in $dir"
+    ;;
+  cargo) use_toolchain; cd "$root"; exec cargo "$@" ;;
+  wine) use_toolchain; exec wine "$@" ;;
+  *) echo "usage: cross.sh setup | cargo ARGS… | wine EXE ARGS…" >&2; exit 2 ;;
+esac
