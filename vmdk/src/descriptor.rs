@@ -3,7 +3,7 @@
 //! Layout: VMware "Virtual Disk Format 5.0", chapter "The Descriptor"; deviations are those observed in
 //! files written by Workstation, ESXi, VirtualBox, QEMU and stream converters.
 
-use vcb_block::{Error, Result};
+use vcb_block::{Error, Kind, Result};
 
 use crate::text;
 
@@ -11,6 +11,9 @@ const LAYER: &str = "vmdk-descriptor";
 
 /// Most bytes a descriptor may have. A 62 TiB disk split into 2 GiB extents with long names needs 4 MiB.
 pub(crate) const MAX_BYTES: u64 = 8 << 20;
+
+/// Most extents: a 62 TiB disk in 2 GiB files has half as many.
+const MAX_EXTENTS: usize = 65_536;
 
 /// Longest disk: positions in files are signed 64-bit numbers on every system we run on.
 const MAX_SECTORS: u64 = i64::MAX as u64 / 512;
@@ -292,6 +295,9 @@ impl Parser {
         if sum.is_none_or(|sum| sum > MAX_SECTORS) {
             return Err(DescriptorError::TooLong.corrupt());
         }
+        if self.extents.len() > MAX_EXTENTS {
+            return Err(Error::new(Kind::Limit, LAYER, format!("{} extents", self.extents.len())));
+        }
         if self.extents.is_empty() {
             return Err(missing("an extent"));
         }
@@ -385,8 +391,6 @@ fn token(text: &str) -> (&str, &str) {
 
 #[cfg(test)]
 mod tests {
-    use vcb_block::Kind;
-
     use super::*;
 
     const BASE: &str = "# Disk DescriptorFile\nversion=1\nCID=fffffffe\nparentCID=ffffffff\n\

@@ -13,6 +13,9 @@ use vcb_vmdk::vmsd::Snapshots;
 use vcb_vmdk::vmx::Vmx;
 use vcb_vmdk::{Descriptor, Disk, FolderResolver, OpenOptions};
 
+/// Disks longer than this are hashed by the tests of the workspace, once for all crates.
+const LONGEST: u64 = 1 << 30;
+
 /// Copies a folder of the corpus, unpacking what is packed.
 fn unpack(folder: &Path) -> Option<tempfile::TempDir> {
     if !vcb_fixtures::need_tool("xz") || !vcb_fixtures::need_tool("gzip") {
@@ -95,9 +98,12 @@ fn every_disk_gives_its_raw_bytes() {
         let name = name.trim_end_matches(".xz").trim_end_matches(".gz");
         let name = if fields[2].starts_with("seSparse") { describe(folder.path(), name) } else { name };
         let disk = open(folder.path(), name).unwrap_or_else(|err| panic!("{line}: {err:?}"));
-        assert_eq!(hash(disk.block(), &mut zeros), expected, "{line}");
         conformance::check(disk.block(), 7);
         seen += 1;
+        if disk.len() > LONGEST {
+            continue;
+        }
+        assert_eq!(hash(disk.block(), &mut zeros), expected, "{line}");
     }
     assert!(seen > 10, "only {seen} disks");
 }

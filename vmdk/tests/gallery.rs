@@ -82,7 +82,7 @@ fn a_flipped_bit_gives_the_right_bytes_or_an_error() {
         for (file, layout) in &specimen.folder.layouts {
             for (part, range) in layout.metadata().filter(|(part, _)| *part != Part::Bookkeeping) {
                 let bits = (range.end - range.start) * 8;
-                let step = if torture { 1 } else { (bits / 60).max(1) };
+                let step = if torture { 1 } else { (bits / 20).max(1) };
                 for bit in (rng.below(step)..bits).step_by(step as usize) {
                     let at = (range.start + bit / 8) as usize;
                     let mut files = specimen.folder.files.clone();

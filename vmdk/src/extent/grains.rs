@@ -21,6 +21,10 @@ use crate::check::Report;
 /// Directory entries decoded and cached together.
 const PAGE: u64 = 512;
 
+/// Largest directory in bytes. 62 TiB, VMware's largest disk, need 32 MiB in SEsparse and 128 MiB in hosted
+/// sparse with the smallest grains that are in use.
+const MAX_DIRECTORY: u64 = 256 << 20;
+
 /// Marks the keys of directory pages among those of tables.
 const DIRECTORY: u64 = 1 << 63;
 /// Marks the keys of the redundant copy.
@@ -73,6 +77,9 @@ impl Shape {
     /// Checks that a directory at `offset` lies within a file of `file` bytes.
     pub(crate) fn check_directory(&self, layer: &'static str, offset: u64, file: u64) -> Result<()> {
         let bytes = self.directory_bytes();
+        if bytes > MAX_DIRECTORY {
+            return Err(Error::new(Kind::Limit, layer, format!("a grain directory of {bytes} bytes")).at(offset));
+        }
         if offset.checked_add(bytes).is_none_or(|end| end > file) {
             let text = format!("the grain directory of {bytes} bytes passes the end of the file at {file:#x}");
             return Err(Error::corrupt(layer, text).at(offset));
@@ -394,6 +401,12 @@ impl<F: Format> Grains<F> {
         let first = start + u64::from(segment.start) * self.shape.grain;
         let stop = (start + u64::from(segment.end) * self.shape.grain).min(end);
         Ok((segment.place, offset - first, stop - offset))
+    }
+
+    /// Where the segment after the cursor's is stored, if it is in the same table.
+    pub(crate) fn next_place(&self, cursor: &Cursor) -> Option<u64> {
+        let Some(Cached::Table(table)) = cursor.table.as_deref() else { return None };
+        table.segment(cursor.segment + 1)?.place.offset()
     }
 }
 

@@ -225,6 +225,18 @@ thread_local! {
 struct Stored {
     guest: u64,
     at: u64,
+    /// Where it may end: the next grain's place when that is a likely one, else the longest a grain may be.
+    /// Only a guess, which spares reading what is not needed.
+    end: u64,
+}
+
+/// Runs `work` with this thread's buffer. The buffer is taken out for the time, because reading may come
+/// back here: a disk inside a file system inside a disk.
+fn with_buffer<T>(work: impl FnOnce(&mut Vec<u8>) -> T) -> T {
+    let mut buffer = STORED.take();
+    let result = work(&mut buffer);
+    STORED.set(buffer);
+    result
 }
 
 impl Inflater {
@@ -242,6 +254,12 @@ impl Inflater {
         self.grain() * 2 + self.prefix()
     }
 
+    /// The grain for `guest`, stored at `at`; `next` is where the grain after it is.
+    fn stored(&self, guest: u64, at: u64, next: Option<u64>) -> Stored {
+        let longest = at + self.bound();
+        Stored { guest, at, end: next.filter(|next| (at + 1..longest).contains(next)).unwrap_or(longest) }
+    }
+
     /// Inflates the last stored grain, which is the one that a stream cut short has lost.
     fn check_end(&self) -> Result<()> {
         for index in (0..self.grains.shape().tables()).rev() {
@@ -249,18 +267,22 @@ impl Inflater {
             let stored = table.segments().filter_map(|s| Some((s.place.offset()?, s.start))).max();
             if let Some((at, start)) = stored {
                 let guest = index * self.grains.shape().coverage() + u64::from(start) * self.grain();
-                return self.inflate_one(Stored { guest, at }).map(drop);
+                return self.inflate_one(self.stored(guest, at, None)).map(drop);
             }
         }
         Ok(())
     }
 
-    /// Reads up to a bound from `at` into `raw`.
-    fn fetch(&self, raw: &mut Vec<u8>, span: Range<u64>) -> Result<()> {
+    /// Reads `span`, as far as the file goes, into `buffer`.
+    fn fetch<'a>(&self, buffer: &'a mut Vec<u8>, span: Range<u64>) -> Result<&'a [u8]> {
         let file = self.grains.file();
-        let end = span.end.min(file.len());
-        raw.resize((end - span.start) as usize, 0);
-        file.read_at(raw, span.start)
+        // At most MAX_SPAN and one grain's bound.
+        let len = (span.end.min(file.len()) - span.start) as usize;
+        if buffer.len() < len {
+            buffer.resize(len, 0);
+        }
+        file.read_at(&mut buffer[..len], span.start)?;
+        Ok(&buffer[..len])
     }
 
     /// The compressed bytes of `grain` in `raw`, which begins at its first byte, and how many there should be.
@@ -297,15 +319,37 @@ impl Inflater {
 
     /// Inflates one grain into memory of its own, whatever its neighbours.
     fn inflate_one(&self, grain: Stored) -> Result<Box<[u8]>> {
-        STORED.with_borrow_mut(|raw| {
-            let end = grain.at + self.bound();
-            self.fetch(raw, grain.at..end)?;
-            let (body, size) = self.body(grain, raw)?;
-            let body = body.ok_or_else(|| self.past_end(grain, size))?;
-            let mut out = vec![0; self.grain() as usize].into_boxed_slice();
-            self.inflate(grain, body, &mut out)?;
-            Ok(out)
-        })
+        let mut out = vec![0; self.grain() as usize].into_boxed_slice();
+        self.inflate_group(&[grain], &mut out)?;
+        Ok(out)
+    }
+
+    /// Inflates grains that lie closely behind each other, each into its part of `out`.
+    fn inflate_group(&self, group: &[Stored], out: &mut [u8]) -> Result<()> {
+        let (Some(first), Some(last)) = (group.first(), group.last()) else { return Ok(()) };
+        let grain = self.grain() as usize;
+        let whole = with_buffer(|buffer| {
+            let raw = self.fetch(buffer, first.at..last.end)?;
+            for (&stored, out) in group.iter().zip(out.chunks_exact_mut(grain)) {
+                let (Some(body), _) = self.body(stored, &raw[(stored.at - first.at) as usize..])? else {
+                    return Ok(false);
+                };
+                self.inflate(stored, body, out)?;
+            }
+            Ok::<_, Error>(true)
+        })?;
+        if whole {
+            return Ok(());
+        }
+        // The guess where one of them ends was wrong, or the file ends before.
+        for (&stored, out) in group.iter().zip(out.chunks_exact_mut(grain)) {
+            with_buffer(|buffer| {
+                let raw = self.fetch(buffer, stored.at..stored.at + self.bound())?;
+                let (body, size) = self.body(stored, raw)?;
+                self.inflate(stored, body.ok_or_else(|| self.past_end(stored, size))?, out)
+            })?;
+        }
+        Ok(())
     }
 
     fn past_end(&self, grain: Stored, size: u64) -> Error {
@@ -340,15 +384,7 @@ impl Inflater {
             let count = 1 + rest.windows(2).take_while(|pair| follows(pair)).count();
             let (group, tail) = rest.split_at(count);
             let (out, more) = std::mem::take(&mut buf).split_at_mut(count * grain);
-            STORED.with_borrow_mut(|raw| {
-                self.fetch(raw, first.at..group[count - 1].at + self.bound())?;
-                for (&stored, out) in group.iter().zip(out.chunks_exact_mut(grain)) {
-                    let (body, size) = self.body(stored, &raw[(stored.at - first.at) as usize..])?;
-                    let body = body.ok_or_else(|| self.past_end(stored, size))?;
-                    self.inflate(stored, body, out)?;
-                }
-                Ok::<_, Error>(())
-            })?;
+            self.inflate_group(group, out)?;
             rest = tail;
             buf = more;
         }
@@ -366,7 +402,7 @@ impl Block for Inflater {
         let grain = self.grain();
         let end = offset + buf.len() as u64;
         let mut cursor = Cursor::default();
-        let mut batch = [Stored { guest: 0, at: 0 }; BATCH];
+        let mut batch = [Stored { guest: 0, at: 0, end: 0 }; BATCH];
         let mut count = 0;
         let mut position = offset;
         while position < end {
@@ -375,7 +411,7 @@ impl Block for Inflater {
             let at = place.offset().ok_or_else(|| {
                 Error::corrupt(LAYER, format!("guest offset {guest:#x} was asked for, which is not stored"))
             })?;
-            let stored = Stored { guest, at };
+            let stored = self.stored(guest, at, self.grains.next_place(&cursor));
             let stop = (guest + grain).min(end);
             let whole = position == guest && stop == guest + grain;
             if whole {
