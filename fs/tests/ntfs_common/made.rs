@@ -49,6 +49,15 @@ impl Made {
         Some(made)
     }
 
+    /// Mounts it again and lets `fill` change it.
+    pub fn again(&self, fill: impl FnOnce(&Path)) -> Option<()> {
+        let path = self.folder.path().join("mount");
+        fs::remove_dir(&path).unwrap();
+        let mount = Mount::new(&self.folder.path().join("image"), &path)?;
+        fill(&mount.path);
+        Some(())
+    }
+
     pub fn block(&self) -> BlockRef {
         Arc::new(FileSource::open(self.folder.path().join("image")).unwrap())
     }
