@@ -201,17 +201,13 @@ pub trait Filesystem: Send + Sync {
     /// differs only in case, that is not a match: see [`Filesystem::lookup_ignore_case`].
     fn lookup(&self, dir: FileId, name: &Name) -> Result<FileId>;
 
-    /// As [`Filesystem::lookup`], by the volume's own rules for letter case; an exact match wins.
+    /// As [`Filesystem::lookup`], by the folder's own rules for letter case; an exact match wins.
     fn lookup_ignore_case(&self, dir: FileId, name: &Name) -> Result<FileId>;
 
     /// Calls `each` for the entries of `dir` after position `cookie` (0 is the start), in the folder's own
     /// order, until it breaks or the folder ends. `.` and `..` are not among them. Positions survive a
     /// remount; they are below 2^63, and 1 to 15 are never used, so that a front end may have them.
     fn read_dir(&self, dir: FileId, cookie: u64, each: &mut dyn FnMut(DirEntry) -> ControlFlow<()>) -> Result<()>;
-
-    /// Tells that the attributes of `ids` will be asked for next, so that they can be read together. A hint:
-    /// it changes no answer, and failures show when the attributes are asked for.
-    fn prefetch(&self, _ids: &[FileId]) {}
 
     /// Attributes.
     fn attr(&self, id: FileId) -> Result<Attr>;

@@ -10,13 +10,15 @@ use std::ffi::OsStr;
 use std::fs;
 use std::io::{Seek, SeekFrom, Write};
 use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use std::sync::Arc;
 
-use ntfs_common::made::{Made, Recipe, setfattr};
+use ntfs_common::made::{Made, Recipe, getfattr, setfattr};
 use ntfs_common::{digest, entries, listing, open, show};
-use vcb_block::{BlockRef, MemBlock, RunKind, Runs, conformance};
-use vcb_fs::{Attr, FileId, FileType, Filesystem};
+use vcb_block::{BlockRef, Kind, MemBlock, RunKind, Runs, conformance};
+use vcb_fs::ntfs::{Ntfs, Options};
+use vcb_fs::{Attr, FileId, FileType, Filesystem, Unreadable};
 
 /// What was written, as lines of a listing.
 struct Written<'a> {
@@ -219,27 +221,119 @@ fn clusters_of_2_mib() {
     check(&Recipe { megabytes: 1024, sector: 512, cluster: 2 << 20 });
 }
 
+const SMALL: Recipe = Recipe { megabytes: 32, sector: 512, cluster: 4096 };
+
 #[test]
-fn links_and_attributes() {
-    let recipe = Recipe { megabytes: 32, sector: 512, cluster: 4096 };
-    let made = Made::new(&recipe, |root| {
+fn attributes_are_those_that_ntfs_3g_answers() {
+    let paths = ["dir", "dir/file", "large", "new"];
+    let mut theirs = Vec::new();
+    let made = Made::new(&SMALL, |root| {
         fs::create_dir(root.join("dir")).unwrap();
-        fs::write(root.join("dir/file"), b"x").unwrap();
+        for path in &paths[1..] {
+            fs::write(root.join(path), path).unwrap();
+        }
         setfattr(&root.join("dir/file"), "system.ntfs_attrib_be", "0x00000003");
-        fs::write(root.join("cloud"), b"placeholder").unwrap();
-        setfattr(&root.join("cloud"), "system.ntfs_reparse_data", "0x1a00009008000000 3132333435363738");
-        fs::write(root.join("unknown"), b"x").unwrap();
-        setfattr(&root.join("unknown"), "system.ntfs_reparse_data", "0x7700008008000000 3132333435363738");
+        setfattr(&root.join("large"), "system.ntfs_ea", "0x0c0000000001020041007879");
+        setfattr(&root.join("large"), "system.ntfs_object_id", "0x00112233445566778899aabbccddeeff");
+        setfattr(
+            &root.join("new"),
+            "system.ntfs_times",
+            "0x0080f9a5f1d4ca010100000000000000ffffffffffffff7f8040302010000000",
+        );
+        for path in paths {
+            let path = root.join(path);
+            let number = fs::metadata(&path).unwrap().ino();
+            theirs.push((number, ["system.ntfs_acl", "system.ntfs_times"].map(|name| getfattr(&path, name))));
+        }
     });
     let Some(made) = made else { return };
     let fs = open(&made.block());
-    let file = attr(&*fs, "dir/file");
-    assert_eq!((file.dos, file.kind, file.size), (3, FileType::File, 1));
-    assert_eq!(attr(&*fs, "dir").dos & 0x10, 0x10);
+    for (path, (number, [acl, times])) in paths.iter().zip(theirs) {
+        let attr = attr(&*fs, path);
+        assert_eq!(attr.id.0 & 0xFFFF_FFFF_FFFF, number, "{path}");
+        assert_eq!(fs.security(attr.id).unwrap(), Some(acl), "{path}");
+        let ours = [attr.created, attr.modified, attr.accessed, attr.changed];
+        // The last one of the four cannot be set.
+        let ours: Vec<u8> = ours.iter().flat_map(|time| time.0.to_le_bytes()).collect();
+        assert_eq!(ours, times, "{path}");
+    }
+    assert_eq!((attr(&*fs, "dir/file").dos, attr(&*fs, "dir").dos & 0x10), (3, 0x10));
+    let large = at(&*fs, "large");
+    assert_eq!(fs.extended_attributes(large).unwrap().unwrap(), *b"\x0c\0\0\0\0\x01\x02\0A\0xy");
+    assert_eq!(fs.object_id(large).unwrap().unwrap()[..4], [0x00, 0x11, 0x22, 0x33]);
+    assert_eq!(fs.object_id(at(&*fs, "new")).unwrap(), None);
+}
+
+#[test]
+fn reparse_points_of_others_are_never_read_as_data() {
+    let made = Made::new(&SMALL, |root| {
+        for (name, tag) in [("cloud", "1a000090"), ("dedup", "13000080"), ("unknown", "77000080")] {
+            fs::write(root.join(name), b"placeholder").unwrap();
+            let data = format!("0x{tag}08000000") + "3132333435363738";
+            setfattr(&root.join(name), "system.ntfs_reparse_data", &data);
+        }
+    });
+    let Some(made) = made else { return };
+    let fs = open(&made.block());
     // All of it is on the volume: see docs/decisions/0301-cloud-files.md.
     assert_eq!(attr(&*fs, "cloud").unreadable, None);
-    let unknown = attr(&*fs, "unknown");
-    assert_eq!(unknown.reparse_tag, 0x8000_0077);
-    assert!(fs.open(unknown.id, None).is_err_and(|err| err.kind() == vcb_block::Kind::Unsupported));
-    assert_eq!(fs.reparse_data(unknown.id).unwrap().as_deref(), Some(&b"12345678"[..]));
+    for (name, tag, why) in [
+        ("dedup", 0x8000_0013, Unreadable::Deduplicated),
+        ("unknown", 0x8000_0077, Unreadable::UnknownReparse { tag: 0x8000_0077 }),
+    ] {
+        let attr = attr(&*fs, name);
+        assert_eq!((attr.reparse_tag, attr.unreadable, attr.size), (tag, Some(why), 11));
+        assert!(fs.open(attr.id, None).is_err_and(|err| err.kind() == Kind::Unsupported));
+        assert_eq!(fs.reparse_data(attr.id).unwrap().as_deref(), Some(&b"12345678"[..]));
+    }
+}
+
+#[test]
+fn metafiles_are_shown_only_when_asked_for() {
+    let Some(made) = Made::new(&SMALL, |root| fs::write(root.join("file"), b"x").unwrap()) else { return };
+    let shown = |metafiles| {
+        let fs = Ntfs::open(made.block(), &Options { metafiles, ..Options::default() }).unwrap();
+        let names: Vec<_> = entries(&*fs, fs.root(), 100).unwrap().into_iter().map(|entry| entry.name).collect();
+        (fs, names)
+    };
+    let (fs, names) = shown(false);
+    assert_eq!(names, [b"file".to_vec()]);
+    assert!(fs.lookup(fs.root(), b"$MFT").is_err_and(|err| err.kind() == Kind::NotFound));
+    let (fs, names) = shown(true);
+    assert_eq!(names.len(), 12, "{names:?}");
+    let boot = fs.open(at(&*fs, "$Boot"), None).unwrap();
+    conformance::same_bytes(&boot, &made.bytes()[..boot.len() as usize], 3);
+    assert_eq!(fs.streams(at(&*fs, "$BadClus")).unwrap()[0].size, (32 << 20) - 4096);
+    assert_eq!(fs.open(at(&*fs, "$Secure"), None).unwrap().len(), 0);
+}
+
+#[test]
+fn records_that_windows_keeps_twice_survive_the_loss_of_one_copy() {
+    let Some(made) = Made::new(&SMALL, |root| fs::write(root.join("file"), b"x").unwrap()) else { return };
+    let whole = listing(&*open(&made.block()));
+    let mut bytes = made.bytes();
+    let cluster = u64::from_le_bytes(bytes[0x30..0x38].try_into().unwrap()) as usize;
+    bytes[cluster * 4096..cluster * 4096 + 4 * 1024].fill(0);
+    let damaged: BlockRef = Arc::new(MemBlock::new(bytes));
+    assert_eq!(listing(&*open(&damaged)), whole);
+}
+
+#[test]
+fn many_threads_see_what_one_sees() {
+    let mut lines = BTreeSet::new();
+    let made = Made::new(&Recipe { megabytes: 64, ..SMALL }, |root| {
+        let mut written = Written { root, lines: BTreeSet::new() };
+        fill(&mut written, 4096);
+        lines = written.lines;
+    });
+    let Some(made) = made else { return };
+    // A cache too small for anything, so that threads also meet each other's evictions.
+    for cache_bytes in [0, 1 << 20] {
+        let fs = Ntfs::open(made.block(), &Options { cache_bytes, ..Options::default() }).unwrap();
+        std::thread::scope(|scope| {
+            for _ in 0..4 {
+                scope.spawn(|| assert!(listing(&*fs).into_iter().collect::<BTreeSet<_>>() == lines));
+            }
+        });
+    }
 }

@@ -36,13 +36,25 @@ const WOF_STREAM: &str = "WofCompressedData";
 pub(super) struct Standard {
     times: [Time; 4],
     attributes: u32,
-    case_sensitive: bool,
+    /// Names in the folder that differ in case only are different names.
+    pub(super) case_sensitive: bool,
     /// Key of $Secure:$SII, 0 when the descriptor is an attribute.
     pub(super) security: u32,
 }
 
 impl Standard {
-    pub(super) fn parse(bytes: &[u8]) -> Result<Self, Fault> {
+    /// That of `file`, which every file has.
+    pub(super) fn of(file: &File<'_>) -> Result<Self> {
+        let mut standard = None;
+        let wanted = |k, _: Utf16<'_>, _| k == kind::STANDARD_INFORMATION;
+        file.visit(wanted, |attribute| {
+            standard = Some(Standard::parse(attribute.resident()?)?);
+            Ok(())
+        })?;
+        standard.ok_or_else(|| Fault::Missing("$STANDARD_INFORMATION").in_record(file.number()))
+    }
+
+    fn parse(bytes: &[u8]) -> Result<Self, Fault> {
         const SHORT: Fault = Fault::Short("standard information");
         let mut times = [Time::default(); 4];
         for (index, time) in times.iter_mut().enumerate() {

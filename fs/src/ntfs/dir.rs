@@ -7,6 +7,7 @@ use std::sync::Arc;
 use vcb_block::bytes::{le32, le64, u8_at};
 use vcb_block::{Error, Kind, Result};
 
+use super::attr::Standard;
 use super::error::{Fault, LAYER};
 use super::file::File;
 use super::index::Index;
@@ -28,6 +29,12 @@ const REPARSE: u32 = 0x400;
 const FOLDER: u32 = 0x1000_0000;
 /// Namespace of names made up for DOS.
 const DOS: u8 = 2;
+
+/// An open folder.
+pub(super) struct Folder {
+    index: Index,
+    case_sensitive: bool,
+}
 
 /// A $FILE_NAME: an attribute of the file and the key of its folder's index.
 ///
@@ -70,18 +77,20 @@ impl<'a> FileName<'a> {
 }
 
 impl Ntfs {
-    /// The index of a folder, from the cache of open folders.
-    fn folder(&self, dir: FileId) -> Result<Arc<Index>> {
-        if let Some(index) = self.folders.get(&dir.0) {
-            return Ok(index);
+    /// An open folder, from the cache.
+    fn folder(&self, dir: FileId) -> Result<Arc<Folder>> {
+        if let Some(folder) = self.folders.get(&dir.0) {
+            return Ok(folder);
         }
         let file = File::open(&self.mft, dir.0)?;
         if !file.base.is_dir() {
             return Err(Error::new(Kind::WrongType, LAYER, format!("MFT record {} is not a folder", file.number())));
         }
-        let index = Arc::new(Index::open(&self.mft, &file, I30)?);
-        self.folders.insert(dir.0, Arc::clone(&index), index.weight());
-        Ok(index)
+        let index = Index::open(&self.mft, &file, I30)?;
+        let weight = index.weight();
+        let folder = Arc::new(Folder { index, case_sensitive: Standard::of(&file)?.case_sensitive });
+        self.folders.insert(dir.0, Arc::clone(&folder), weight);
+        Ok(folder)
     }
 
     /// NTFS's own files, and the root's entry for itself.
@@ -96,7 +105,8 @@ impl Ntfs {
         cookie: u64,
         each: &mut dyn FnMut(DirEntry) -> ControlFlow<()>,
     ) -> Result<()> {
-        let index = self.folder(dir)?;
+        let folder = self.folder(dir)?;
+        let index = &folder.index;
         let mut resumed = cookie == 0;
         let mut last: Vec<u8> = Vec::new();
         let mut cursor = match cookie {
@@ -158,11 +168,12 @@ impl Ntfs {
 
     pub(super) fn find(&self, dir: FileId, name: &Name, ignore_case: bool) -> Result<FileId> {
         let missing = || Error::new(Kind::NotFound, LAYER, format!("no {:?}", String::from_utf8_lossy(name)));
-        let index = self.folder(dir)?;
+        let folder = self.folder(dir)?;
+        let ignore_case = ignore_case && !folder.case_sensitive;
         let units = name::units(name).ok_or_else(missing)?;
         let bytes: Vec<u8> = units.iter().flat_map(|unit| unit.to_le_bytes()).collect();
         let wanted = Utf16(&bytes);
-        let mut cursor = index.seek(&self.nodes, |key| self.compare(key, wanted))?;
+        let mut cursor = folder.index.seek(&self.nodes, |key| self.compare(key, wanted))?;
         let mut other_case = None;
         // Names that differ in case only are neighbours; which of them comes first does not matter here.
         while let Some(entry) = cursor.next()? {

@@ -15,10 +15,9 @@ use super::stream::StreamBlock;
 
 /// Bytes of $MFT read at once: neighbouring records are mostly files of one folder.
 const PIECE: u64 = 64 << 10;
-/// Longest single read of [`Mft::prefetch`].
-const PREFETCH: u64 = 1 << 20;
-/// Pieces that one [`Mft::prefetch`] reads at most; a folder scattered wider is read as it is asked for.
-const PREFETCH_PIECES: usize = 64;
+/// Pieces read at once where the one before was asked for too: somebody walks folders in the order in which
+/// their files were made.
+const AHEAD: u64 = 4;
 /// Records kept twice on every volume, in $MFTMirr.
 const MIRRORED: u64 = 4;
 
@@ -108,16 +107,10 @@ impl Mft {
         }
         let size = self.geometry.record as usize;
         let index = number / self.per_piece();
-        let (piece, slot) = match self.pieces.get(&index) {
-            Some(piece) => (piece, (number % self.per_piece()) as usize),
-            None => match self.load(index * self.per_piece(), self.per_piece()) {
-                Ok(piece) => {
-                    self.keep(index, &piece);
-                    (piece, (number % self.per_piece()) as usize)
-                }
-                // One bad sector must not take the records around it along.
-                Err(_) => (self.load(number, 1)?, 0),
-            },
+        let (piece, slot) = match self.pieces.get(&index).map_or_else(|| self.fetch(index), Ok) {
+            Ok(piece) => (piece, (number % self.per_piece()) as usize),
+            // One bad sector must not take the records around it along.
+            Err(_) => (Arc::new(self.piece(number, self.read_one(number)?)), 0),
         };
         if let Some((_, fault)) = piece.faults.iter().find(|(bad, _)| *bad == slot) {
             return Err(fault.clone().in_record(number));
@@ -125,45 +118,29 @@ impl Mft {
         Record::new(number, Arc::clone(&piece.bytes), slot * size, size).map_err(|fault| fault.in_record(number))
     }
 
-    /// Reads the records of `references` into the cache with few long reads. Only a hint: whatever fails
-    /// here is met again, and reported, when the record is asked for.
-    pub(super) fn prefetch(&self, references: impl Iterator<Item = u64>) {
-        let mut wanted: Vec<u64> =
-            references.map(|reference| reference & NUMBER).filter(|&number| number < self.records).collect();
-        for number in &mut wanted {
-            *number /= self.per_piece();
-        }
-        wanted.sort_unstable();
-        wanted.dedup();
-        wanted.retain(|index| !self.pieces.contains(index));
-        wanted.truncate(PREFETCH_PIECES);
-        let longest = (PREFETCH / PIECE) as usize;
-        for group in wanted.chunk_by(|a, b| a + 1 == *b).flat_map(|row| row.chunks(longest)) {
-            let per_piece = self.per_piece();
-            let size = per_piece as usize * self.geometry.record as usize;
-            let Ok(bytes) = self.read(group[0] * per_piece, per_piece * group.len() as u64) else { continue };
-            for (index, bytes) in group.iter().zip(bytes.chunks(size)) {
-                let piece = Arc::new(self.piece(index * per_piece, bytes.to_vec()));
-                self.keep(*index, &piece);
-            }
-        }
-    }
-
     fn per_piece(&self) -> u64 {
         PIECE / u64::from(self.geometry.record)
     }
 
-    fn keep(&self, index: u64, piece: &Arc<Piece>) {
-        self.pieces.insert(index, Arc::clone(piece), piece.bytes.len());
+    /// Reads piece `index` into the cache, and those after it when they are likely to be wanted.
+    fn fetch(&self, index: u64) -> Result<Arc<Piece>> {
+        let per_piece = self.per_piece();
+        let walking = index.checked_sub(1).is_some_and(|before| self.pieces.contains(&before));
+        let bytes = self.read(index * per_piece, per_piece * if walking { AHEAD } else { 1 })?;
+        let mut fetched = None;
+        for (index, bytes) in (index..).zip(bytes.chunks(PIECE as usize)) {
+            let piece = Arc::new(self.piece(index * per_piece, bytes.to_vec()));
+            self.pieces.insert(index, Arc::clone(&piece), bytes.len());
+            fetched.get_or_insert(piece);
+        }
+        fetched.ok_or_else(|| Fault::OutsideMft(self.records).in_record(index * per_piece))
     }
 
-    fn load(&self, first: u64, count: u64) -> Result<Arc<Piece>> {
-        let bytes = match self.read(first, count) {
-            Ok(bytes) => bytes,
-            Err(_) if count == 1 && first < MIRRORED => mirrored(&self.volume, &self.geometry, first)?,
-            Err(err) => return Err(err),
-        };
-        Ok(Arc::new(self.piece(first, bytes)))
+    fn read_one(&self, number: u64) -> Result<Vec<u8>> {
+        match self.read(number, 1) {
+            Err(_) if number < MIRRORED => mirrored(&self.volume, &self.geometry, number),
+            other => other,
+        }
     }
 
     /// The bytes of `count` records from `first`, fewer at the end of the table.

@@ -10,10 +10,10 @@ use super::attr::Standard;
 use super::boot::Geometry;
 use super::cache::Cache;
 use super::codec::UnitCache;
-use super::dir::FileName;
+use super::dir::{FileName, Folder};
 use super::error::{Fault, LAYER};
 use super::file::File;
-use super::index::{Index, Pieces};
+use super::index::Pieces;
 use super::mft::Mft;
 use super::name::{UpCase, Utf16};
 use super::record::kind;
@@ -65,7 +65,7 @@ pub struct Ntfs {
     pub(super) mft: Mft,
     pub(super) upcase: UpCase,
     /// Open folders, by file reference.
-    pub(super) folders: Cache<u64, Index>,
+    pub(super) folders: Cache<u64, Folder>,
     /// Index blocks.
     pub(super) nodes: Pieces,
     /// Decoded content of compressed files.
@@ -254,10 +254,6 @@ impl Filesystem for Ntfs {
         self.walk(dir, cookie, each)
     }
 
-    fn prefetch(&self, ids: &[FileId]) {
-        self.mft.prefetch(ids.iter().map(|id| id.0));
-    }
-
     fn attr(&self, id: FileId) -> Result<Attr> {
         self.attributes(id)
     }
@@ -297,14 +293,7 @@ impl Filesystem for Ntfs {
 
     fn security(&self, id: FileId) -> Result<Option<Vec<u8>>> {
         let file = File::open(&self.mft, id.0)?;
-        let mut key = 0;
-        file.visit(
-            |k, _, _| k == kind::STANDARD_INFORMATION,
-            |attribute| {
-                key = Standard::parse(attribute.resident()?)?.security;
-                Ok(())
-            },
-        )?;
+        let key = Standard::of(&file)?.security;
         if key == 0 {
             return file.bytes(kind::SECURITY_DESCRIPTOR, MAX_DESCRIPTOR);
         }

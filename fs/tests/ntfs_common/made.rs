@@ -25,7 +25,7 @@ impl Made {
     /// Formats a volume and lets `fill` write to it; `None` (with the reason printed) where that is not
     /// possible. Streams are written as `file:stream`.
     pub fn new(recipe: &Recipe, fill: impl FnOnce(&Path)) -> Option<Self> {
-        if !["mkfs.ntfs", "ntfs-3g", "umount", "setfattr"].into_iter().all(vcb_fixtures::need_tool) {
+        if !["mkfs.ntfs", "ntfs-3g", "umount", "setfattr", "getfattr"].into_iter().all(vcb_fixtures::need_tool) {
             return None;
         }
         if !Path::new("/dev/fuse").exists() {
@@ -107,4 +107,11 @@ impl Drop for Mount {
 pub fn setfattr(path: &Path, name: &str, hex: &str) {
     let status = Command::new("setfattr").args(["-n", name, "-v", hex]).arg(path).status();
     assert!(status.unwrap().success(), "setfattr {name} {}", path.display());
+}
+
+/// The bytes of extended attribute `name`, as ntfs-3g answers.
+pub fn getfattr(path: &Path, name: &str) -> Vec<u8> {
+    let output = Command::new("getfattr").args(["--only-values", "-n", name]).arg(path).output().unwrap();
+    assert!(output.status.success(), "getfattr {name} {}", path.display());
+    output.stdout
 }
