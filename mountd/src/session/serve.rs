@@ -4,7 +4,7 @@ use std::fs::File;
 use std::io::{Read, Write};
 use std::process::ExitCode;
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use super::start::Program;
 use super::state::{MountLock, Record, Stage, StateDir, source_of, write_unreadable};
@@ -23,6 +23,8 @@ pub(super) const COMMAND: &str = "__serve";
 const POLITE: Duration = Duration::from_secs(10);
 /// How long readers keep their open files after that.
 const GRACE: Duration = Duration::from_secs(5);
+/// How often the storage is compared with what was opened.
+const VERIFY_EVERY: Duration = Duration::from_secs(60);
 /// Largest request that is read from the parent.
 const MAX_REQUEST: u64 = 64 << 20;
 
@@ -73,7 +75,9 @@ fn serve(program: &Program, open: &OpenPlan) -> ExitCode {
 
 /// A mount and all that has to be put away after it.
 struct Server {
+    vm: OpenVm,
     mounted: Box<dyn Mounted>,
+    report: Arc<Report>,
     state: StateDir,
     record: Record,
     watcher: Watcher,
@@ -107,7 +111,7 @@ fn set_up(program: &Program, open: &OpenPlan, stopping: &Arc<Stopping>) -> Outco
     let report = report_to(&state, &request.id).map_err(undo)?;
     let mut front = request.front.clone();
     front.source = source_of(&request.id);
-    let mounted = sys::front_end().mount(view, &request.at, &front, report);
+    let mounted = sys::front_end().mount(view, &request.at, &front, Arc::clone(&report));
     let mounted = mounted.map_err(|err| {
         let code = if err.kind() == vcb_block::Kind::Denied { Code::Denied } else { Code::Fuse };
         undo(Failure::new(code, format!("cannot mount on {}", request.at.display())).because(err))
@@ -117,7 +121,7 @@ fn set_up(program: &Program, open: &OpenPlan, stopping: &Arc<Stopping>) -> Outco
     record.device = mount_point::mounted_at(&request.at)?.map(|entry| entry.device);
     state.save(&record)?;
     stopping.mounted(record.clone());
-    let server = Server { mounted, state, record, watcher, _lock: lock };
+    let server = Server { vm, mounted, report, state, record, watcher, _lock: lock };
     if !answer(&Answer::Ready { notes }) {
         // Whoever asked has given up, so nobody will unmount.
         stopping.stop();
@@ -153,13 +157,14 @@ fn answer(answer: &Answer) -> bool {
 
 impl Server {
     fn run(self, stopping: &Stopping) {
-        let Server { mounted, state, record, watcher, _lock } = self;
+        let Server { vm, mounted, report, state, record, watcher, _lock } = self;
         let (sender, served) = std::sync::mpsc::channel();
         let serving = std::thread::spawn(move || {
             let result = mounted.serve();
             // The main thread has given up waiting when nobody hears.
             let _ = sender.send(result);
         });
+        let mut verified = Instant::now();
         // Ends when the mount is gone; after a lazy unmount it may go on as long as files are open.
         let result = loop {
             match served.recv_timeout(Duration::from_millis(200)) {
@@ -167,7 +172,12 @@ impl Server {
                 Err(std::sync::mpsc::RecvTimeoutError::Timeout) if !stopping.given_up() => {}
                 Err(_) => break None,
             }
+            if verified.elapsed() >= VERIFY_EVERY {
+                verify(&vm, &report);
+                verified = Instant::now();
+            }
         };
+        verify(&vm, &report);
         match result {
             Some(Ok(())) => drop(serving.join()),
             Some(Err(err)) => tracing::error!(error = %err.report(), "serving ended"),
@@ -175,6 +185,13 @@ impl Server {
         }
         put_away(&state, record);
         watcher.farewell();
+    }
+}
+
+/// What was read before is right when the storage is still as it was opened.
+fn verify(vm: &OpenVm, report: &Report) {
+    if let Err(err) = vm.verify() {
+        report.add_whole(&err);
     }
 }
 

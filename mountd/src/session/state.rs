@@ -306,7 +306,7 @@ mod tests {
         let record = Record::new(&new_id(), vm, Mode::File, Path::new("/mnt/x"));
         state.save(&record).unwrap();
         fs::write(state.sessions().join("other.json"), "{\"version\": 9}").unwrap();
-        assert_eq!(state.records().unwrap(), [record.clone()]);
+        assert_eq!(state.records().unwrap(), std::slice::from_ref(&record));
         let entry = Unreadable { path: "letters/C/x".to_owned(), error: "encrypted".to_owned() };
         write_unreadable(&state.append_unreadable(&record.id).unwrap(), &entry);
         assert_eq!(state.unreadable(&record.id), [entry]);
