@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 use vcb_block::{BlockRef, Error, Kind, MemBlock, Result};
-use vcb_fs::{Attr, FileId, FileType, Filesystem, FsStats, Name, NameBuf, Stream, Time};
+use vcb_fs::{Attr, DirEntry, FileId, FileType, Filesystem, FsStats, Name, NameBuf, Stream, Time};
 
 use super::exclude::{self, Exclude, Place, SYSTEM_VOLUME_INFORMATION};
 use super::link::GuestNames;
@@ -23,6 +23,9 @@ const DIGITS: NodeId = NodeId(3);
 const REASON_DIR: u64 = 0;
 const REASON_FILE: u64 = 1;
 const REASON_NAME: &[u8] = b"UNREADABLE.txt";
+/// Files whose attributes are read together. About what one request for a listing takes: listings are asked
+/// for in pieces of 32 KiB, and an entry with attributes has some 200 bytes.
+const BATCH: usize = 128;
 /// Unit of the totals.
 const STATS_UNIT: u32 = 4096;
 
@@ -238,7 +241,7 @@ impl FileView {
         each: &mut dyn FnMut(Entry) -> ControlFlow<()>,
     ) -> Result<()> {
         let place = Self::place(at);
-        let mut emit = |name: NameBuf, id: FileId, stream: Option<usize>, kind, next| {
+        let mut emit = |name: NameBuf, id: FileId, stream: Option<usize>, kind, next| -> Result<ControlFlow<()>> {
             let attr = with_attr.then(|| Self::file_attr(&FileAt { volume: at.volume, fs: at.fs, id, stream }));
             let kind = if let Some(Ok(attr)) = &attr { attr.kind } else { kind };
             let node = NodeId::file(at.volume.number, id.0);
@@ -262,17 +265,38 @@ impl FileView {
             }
             return Ok(());
         }
-        let mut result = Ok(());
+        let mut batch: Vec<DirEntry> = Vec::new();
+        let mut flush = |batch: &mut Vec<DirEntry>| -> Result<ControlFlow<()>> {
+            if with_attr {
+                at.fs.prefetch(&batch.iter().map(|entry| entry.id).collect::<Vec<_>>());
+            }
+            for entry in batch.drain(..) {
+                if emit(entry.name, entry.id, None, entry.kind, entry.next)?.is_break() {
+                    return Ok(ControlFlow::Break(()));
+                }
+            }
+            Ok(ControlFlow::Continue(()))
+        };
+        let mut result = Ok(ControlFlow::Continue(()));
         at.fs.read_dir(at.id, cookie, &mut |entry| {
             if exclude::hides(&self.options.exclude, place, &entry.name) {
                 return ControlFlow::Continue(());
             }
-            emit(entry.name, entry.id, None, entry.kind, entry.next).unwrap_or_else(|err| {
-                result = Err(err);
+            batch.push(entry);
+            if batch.len() < BATCH {
+                return ControlFlow::Continue(());
+            }
+            result = flush(&mut batch);
+            if matches!(result, Ok(ControlFlow::Continue(()))) {
+                ControlFlow::Continue(())
+            } else {
                 ControlFlow::Break(())
-            })
+            }
         })?;
-        result
+        if result?.is_continue() {
+            let _ = flush(&mut batch)?;
+        }
+        Ok(())
     }
 }
 

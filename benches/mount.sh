@@ -1,0 +1,91 @@
+#!/usr/bin/env bash
+# Mounts against mounts: sequential and random reads of one disk through vcbmount and through every peer that
+# is installed, and walks of one NTFS volume against ntfs-3g. Ratios of one run count, not the numbers.
+#
+#   benches/mount.sh [VCBMOUNT] [MIB] [NTFS_IMAGE]
+#
+# VCBMOUNT   the binary (default target/release/vcbmount)
+# MIB        size of the disk (default 1024)
+# NTFS_IMAGE a raw image of an NTFS volume with many files; without one the walk is left out
+# Needs root, fio, qemu-utils; peers: qemu-storage-daemon, nbdfuse, vmdkmount, ntfs-3g.
+set -euo pipefail
+bin=$(realpath "${1:-target/release/vcbmount}") mib=${2:-1024} ntfs=${3:+$(realpath "$3")}
+work=$(mktemp -d "${TMPDIR:-/tmp}/vcb-bench.XXXXXX")
+export VCBMOUNT_STATE=$work/state
+pids=() mounts=()
+finish() {
+  for m in "${mounts[@]:-}"; do [ -z "$m" ] || umount -l "$m" 2>/dev/null || true; done
+  for p in "${pids[@]:-}"; do [ -z "$p" ] || kill "$p" 2>/dev/null || true; done
+  "$bin" cleanup >/dev/null 2>&1 || true
+  rm -rf "$work"
+}
+trap finish EXIT
+have() { command -v "$1" >/dev/null || { echo "left out: no $1" >&2; return 1; }; }
+# Median of a command's seconds or rates, three runs.
+median3() { { "$@"; "$@"; "$@"; } | sort -n | sed -n 2p; }
+# FUSE caches of every server are dropped; the host file is read into the host's cache again.
+cold() { sync; echo 3 > /proc/sys/vm/drop_caches; cat "$source" > /dev/null; }
+seq_rate() { cold; dd if="$target" of=/dev/null bs=1M 2>&1 | awk '/copied/ { print $1 / 1048576 / $(NF-3) }'; }
+again_rate() { dd if="$target" of=/dev/null bs=1M 2>&1 | awk '/copied/ { print $1 / 1048576 / $(NF-3) }'; }
+rand_rate() {
+  cold
+  fio --name=r --filename="$target" --readonly --rw=randread --bs=4k --direct=1 --ioengine=psync \
+    --numjobs=4 --group_reporting --time_based --runtime=2 --output-format=terse | cut -d';' -f8
+}
+measure() { # NAME TARGET SOURCE
+  target=$2 source=$3
+  printf '%-34s %8.0f %8.0f %9.0f\n' "$1" "$(median3 seq_rate)" "$(again_rate)" "$(median3 rand_rate)"
+}
+
+head -c "${mib}M" /dev/urandom > "$work/host.raw"
+qemu-img convert -q -f raw -O vmdk -o subformat=monolithicSparse "$work/host.raw" "$work/sparse.vmdk"
+mkdir "$work/flat" && ln "$work/host.raw" "$work/flat/flat-flat.vmdk"
+printf '# Disk DescriptorFile\nversion=1\nCID=11111111\nparentCID=ffffffff\ncreateType="monolithicFlat"\nRW %d FLAT "flat-flat.vmdk" 0\nddb.adapterType = "lsilogic"\n' \
+  $((mib * 2048)) > "$work/flat/flat.vmdk"
+
+printf '%-34s %8s %8s %9s\n' '' 'seq MiB/s' 'again' '4k x4 IOPS'
+measure 'host file (buffered; direct)' "$work/host.raw" "$work/host.raw"
+at=$("$bin" -q mount --vm "path:$work/sparse.vmdk" --mode fullvm --at "$work/m1" || true); mounts+=("$at")
+measure 'vcbmount, sparse' "$at/sparse-flat.vmdk" "$work/sparse.vmdk"
+"$bin" umount "$at" > /dev/null
+at=$("$bin" -q mount --vm "path:$work/flat/flat.vmdk" --mode fullvm --at "$work/m2" || true); mounts+=("$at")
+measure 'vcbmount, flat' "$at/flat-flat.vmdk" "$work/host.raw"
+"$bin" umount "$at" > /dev/null
+if have qemu-storage-daemon; then
+  touch "$work/qsd.raw"
+  qemu-storage-daemon --blockdev driver=file,node-name=f,filename="$work/sparse.vmdk",read-only=on \
+    --blockdev driver=vmdk,node-name=v,file=f,read-only=on \
+    --export type=fuse,id=e,node-name=v,mountpoint="$work/qsd.raw",allow-other=off & pids+=($!)
+  mounts+=("$work/qsd.raw"); sleep 1
+  measure 'qemu-storage-daemon FUSE, sparse' "$work/qsd.raw" "$work/sparse.vmdk"
+  umount -l "$work/qsd.raw"
+fi
+if have vmdkmount; then
+  mkdir "$work/vm"; vmdkmount "$work/sparse.vmdk" "$work/vm" > /dev/null; mounts+=("$work/vm")
+  measure 'vmdkmount, sparse' "$work/vm/vmdk1" "$work/sparse.vmdk"
+  umount -l "$work/vm"
+fi
+if have nbdfuse && have qemu-nbd; then
+  mkdir "$work/nbd"; nbdfuse -r "$work/nbd/disk" [ qemu-nbd -r -f vmdk -e 8 "$work/sparse.vmdk" ] & pids+=($!)
+  mounts+=("$work/nbd"); sleep 1
+  measure 'nbdfuse + qemu-nbd, sparse' "$work/nbd/disk" "$work/sparse.vmdk"
+  umount -l "$work/nbd"
+fi
+
+[ -n "${ntfs:-}" ] || exit 0
+seconds() { local s; s=$(date +%s.%N); "$@" > /dev/null; awk -v s="$s" -v e="$(date +%s.%N)" 'BEGIN { print e - s }'; }
+sectors=$(($(stat -Lc %s "$ntfs") / 512))
+mkdir "$work/n"; cp --reflink=auto "$ntfs" "$work/n/ntfs-flat.vmdk"
+printf '# Disk DescriptorFile\nversion=1\nCID=11111111\nparentCID=ffffffff\ncreateType="monolithicFlat"\nRW %d FLAT "ntfs-flat.vmdk" 0\nddb.adapterType = "lsilogic"\n' \
+  "$sectors" > "$work/n/ntfs.vmdk"
+ours_up() { at=$("$bin" -q mount --vm "path:$work/n/ntfs.vmdk" --mode file --at "$work/m3"); tree=$at/digits/1; }
+ours_down() { "$bin" umount "$at" > /dev/null; }
+theirs_up() { mkdir -p "$work/g"; ntfs-3g -o ro "$work/n/ntfs-flat.vmdk" "$work/g"; tree=$work/g; }
+theirs_down() { umount "$work/g"; }
+walk() { "$1_up"; seconds ls -lR "$tree"; "$1_down"; }
+tarred() { "$1_up"; seconds sh -c 'tar -cf - -C "$0" . 2>/dev/null | wc -c' "$tree"; "$1_down"; }
+printf '\n%-34s %8s %8s\n' '' 'ls -lR s' 'tar s'
+sides=(ours); ! have ntfs-3g || sides+=(theirs)
+for side in "${sides[@]}"; do
+  printf '%-34s %8.2f %8.2f\n' "$side" "$(median3 walk "$side")" "$(tarred "$side")"
+done
