@@ -7,6 +7,7 @@ use clap::{ArgAction, Args, Parser, Subcommand, ValueEnum};
 use vcb_mountd::Exit;
 use vcb_mountd::config;
 use vcb_mountd::plan::{Choice, ReadOptions};
+use vcb_mountd::view::Exclude;
 
 /// Backup proxy for VMware: mounts a VM's frozen disks as files or as images.
 #[derive(Parser)]
@@ -19,6 +20,14 @@ pub struct Cli {
     /// What to do.
     #[command(subcommand)]
     pub command: Command,
+}
+
+/// What a background process is started with: how to log, and no command.
+#[derive(Parser)]
+pub struct Background {
+    /// Flags of every command.
+    #[command(flatten)]
+    pub global: Global,
 }
 
 /// Flags of every command.
@@ -69,6 +78,39 @@ impl From<LogFormat> for config::LogFormat {
 /// The commands.
 #[derive(Subcommand)]
 pub enum Command {
+    /// Mounts a VM and prints the path, one line, once it can be read
+    Mount {
+        #[command(flatten)]
+        what: MountArgs,
+        /// Where; made when it is missing, and removed again. Without it a folder below mount.root is used
+        #[arg(long, value_name = "DIR")]
+        at: Option<PathBuf>,
+    },
+    /// Unmounts what 'mount' has mounted; nothing to unmount is no failure
+    Umount {
+        /// The mount point, or the session's id
+        #[arg(value_name = "DIR|SESSION")]
+        target: String,
+    },
+    /// Mounts a VM, runs a command on it, and unmounts whatever happens
+    ///
+    /// The command finds the mount's path in $VCB_MOUNT and in place of {}. The exit code is the command's, unless
+    /// mounting or unmounting failed.
+    Run {
+        #[command(flatten)]
+        what: MountArgs,
+        /// The command and its arguments, after --
+        #[arg(last = true, required = true, value_name = "CMD")]
+        command: Vec<OsString>,
+    },
+    /// Shows what is mounted, or was left behind
+    Sessions,
+    /// Puts right what crashes have left behind: our own mounts, folders and records, nobody else's
+    Cleanup {
+        /// Only say what would be done
+        #[arg(long)]
+        dry_run: bool,
+    },
     /// Lists VMs; each printed line is a SPEC that other commands take
     ///
     /// Without [vcenter] the configured datastores are searched for .vmx files.
@@ -151,6 +193,16 @@ pub enum Command {
         #[command(flatten)]
         reading: Reading,
     },
+    /// Verifies the structure of a disk's chain; findings name file and offset
+    ///
+    /// Exits with 4 when bytes are lost, wrong or refused; warnings alone exit with 0.
+    Check {
+        /// A VM (SPEC), its folder or .vmx, a .vmdk, or an .ova
+        #[arg(value_name = "DISK")]
+        disk: String,
+        #[command(flatten)]
+        reading: Reading,
+    },
     /// Looks for what is wrong on this host: FUSE, configuration, datastores
     Doctor,
     /// Reads configuration files
@@ -184,6 +236,9 @@ pub struct Reading {
     /// Read chains in which a parent changed after its child was made; the bytes mix two states
     #[arg(long)]
     pub ignore_cid: bool,
+    /// Read NTFS volumes that were not closed as they are, without applying their log in memory
+    #[arg(long)]
+    pub no_replay: bool,
     /// Show NTFS's own files, $MFT and the rest
     #[arg(long)]
     pub metafiles: bool,
@@ -199,11 +254,113 @@ impl Reading {
         options.allow_dirty = self.allow_dirty;
         options.ignore_cid = self.ignore_cid;
         options.metafiles |= self.metafiles;
+        options.replay &= !self.no_replay;
         if let Some(mib) = self.cache {
             options.cache_bytes = mib.saturating_mul(1 << 20);
         }
         Choice { snapshot: self.read_existing.clone(), live: self.live, nodes: self.nodes.clone(), options }
     }
+}
+
+/// What is mounted, and how it is shown.
+#[derive(Args)]
+#[command(next_help_heading = "Mounting")]
+pub struct MountArgs {
+    /// The VM: name:, uuid:, moref:, ipaddr:, any:, or path: of a .vmx, .vmdk, .ova or VM folder
+    #[arg(long, value_name = "SPEC")]
+    pub vm: String,
+    /// What to show: the guest's files, or the VM's folder with whole images [default: mount.mode, file]
+    #[arg(long)]
+    pub mode: Option<Mode>,
+    /// What to do about a mount of ours that is there already [default: mount.preexisting, fail]
+    #[arg(long, value_name = "POLICY")]
+    pub preexisting: Option<Preexisting>,
+    /// Owner of every file shown [default: you]
+    #[arg(long)]
+    pub uid: Option<u32>,
+    /// Group of every file shown [default: yours]
+    #[arg(long)]
+    pub gid: Option<u32>,
+    /// Permission bits of files, in octal [default: 0644, less the write bits for READONLY]
+    #[arg(long, value_name = "MODE", value_parser = config::octal_mode)]
+    pub file_mode: Option<u16>,
+    /// Permission bits of folders, in octal [default: 0755]
+    #[arg(long, value_name = "MODE", value_parser = config::octal_mode)]
+    pub dir_mode: Option<u16>,
+    /// Let other users read the mount
+    #[arg(long)]
+    pub allow_other: bool,
+    /// List the security descriptor among the extended attributes
+    #[arg(long)]
+    pub list_acl: bool,
+    /// How named streams are shown
+    #[arg(long, default_value = "xattr")]
+    pub streams: Streams,
+    /// Leave out what a backup can do without: pagefile, hiberfil, swapfile, vss, recycle; may be repeated
+    #[arg(long, value_name = "WHAT")]
+    pub exclude: Vec<Exclude>,
+    /// How descriptors of a fullvm mount call their images
+    #[arg(long, default_value = "vmfs")]
+    pub image: Image,
+    #[command(flatten)]
+    pub reading: Reading,
+}
+
+/// What a mount shows.
+#[derive(Clone, Copy, ValueEnum)]
+pub enum Mode {
+    /// letters/C/… and digits/1/…: the guest's own files
+    File,
+    /// The VM's folder: .vmx, descriptors and whole disk images
+    Fullvm,
+}
+
+impl From<Mode> for config::Mode {
+    fn from(mode: Mode) -> Self {
+        match mode {
+            Mode::File => config::Mode::File,
+            Mode::Fullvm => config::Mode::Fullvm,
+        }
+    }
+}
+
+/// What to do about something of ours that is there already.
+#[derive(Clone, Copy, ValueEnum)]
+pub enum Preexisting {
+    /// Stop
+    Fail,
+    /// Remove it and go on
+    Delete,
+    /// Use it when it shows the same
+    Reuse,
+}
+
+impl From<Preexisting> for config::Preexisting {
+    fn from(policy: Preexisting) -> Self {
+        match policy {
+            Preexisting::Fail => config::Preexisting::Fail,
+            Preexisting::Delete => config::Preexisting::Delete,
+            Preexisting::Reuse => config::Preexisting::Reuse,
+        }
+    }
+}
+
+/// How named streams are shown.
+#[derive(Clone, Copy, ValueEnum)]
+pub enum Streams {
+    /// As extended attributes user.NAME
+    Xattr,
+    /// As files FILE:NAME beside their file
+    Files,
+}
+
+/// How descriptors call their images.
+#[derive(Clone, Copy, ValueEnum)]
+pub enum Image {
+    /// createType vmfs, as on an ESXi host
+    Vmfs,
+    /// createType monolithicFlat, as of Workstation
+    Flat,
 }
 
 /// What an export is written as.

@@ -1,10 +1,11 @@
 //! What every command is given: the configuration and how to talk to the user.
 
-use std::path::PathBuf;
+use std::ffi::OsString;
+use std::path::{Path, PathBuf};
 
 use vcb_mountd::config::Config;
 
-use crate::args::Global;
+use crate::args::{Global, LogFormat};
 
 /// Configuration and manners of one invocation.
 pub struct Context {
@@ -16,6 +17,8 @@ pub struct Context {
     pub json: bool,
     /// Print no warnings and no progress.
     pub quiet: bool,
+    /// Flags that processes started by this one are given: where the configuration is and how to log.
+    pub inherited: Vec<OsString>,
     /// Show progress, when stderr is a terminal.
     pub progress: bool,
 }
@@ -28,6 +31,7 @@ impl Context {
             config_file: global.config.clone(),
             json: global.json,
             quiet: global.quiet,
+            inherited: inherited(global),
             progress: !global.no_progress && !global.quiet,
         }
     }
@@ -38,4 +42,26 @@ impl Context {
             eprintln!("vcbmount: warning: {text}");
         }
     }
+}
+
+fn inherited(global: &Global) -> Vec<OsString> {
+    let mut flags: Vec<OsString> = Vec::new();
+    // The background process runs in another folder.
+    let absolute = |path: &Path| std::path::absolute(path).unwrap_or_else(|_| path.to_owned());
+    for (flag, path) in [("--config", &global.config), ("--log-file", &global.log_file)] {
+        if let Some(path) = path {
+            flags.extend([flag.into(), absolute(path).into_os_string()]);
+        }
+    }
+    if let Some(format) = global.log_format {
+        let name = match format {
+            LogFormat::Text => "text",
+            LogFormat::Json => "json",
+        };
+        flags.extend(["--log-format".into(), name.into()]);
+    }
+    if global.verbose > 0 {
+        flags.push(format!("-{}", "v".repeat(usize::from(global.verbose))).into());
+    }
+    flags
 }

@@ -15,11 +15,16 @@ use std::process::ExitCode;
 use clap::Parser;
 use vcb_mountd::Exit;
 use vcb_mountd::config::Config;
+use vcb_mountd::plan::MountPlan;
+use vcb_mountd::session::{self, Program};
 
-use args::Cli;
+use args::{Background, Cli};
 use context::Context;
 
 fn main() -> ExitCode {
+    if let Some(exit) = background() {
+        return exit;
+    }
     let cli = match Cli::try_parse() {
         Ok(cli) => cli,
         Err(err) => {
@@ -38,4 +43,19 @@ fn main() -> ExitCode {
         failure.code().exit()
     });
     ExitCode::from(exit.number())
+}
+
+/// Serves or watches a mount, when this process was started by `mount` to do so. The words are no part of
+/// the command line: nobody else is to use them.
+fn background() -> Option<ExitCode> {
+    let args: Vec<_> = std::env::args_os().collect();
+    let [_, flags @ .., command] = args.as_slice() else { return None };
+    let command = command.to_str().filter(|command| command.starts_with("__"))?;
+    let program = Program::current(flags.to_vec()).ok()?;
+    let global = Background::try_parse_from(std::iter::once(&args[0]).chain(flags)).ok()?.global;
+    let config = Config::load(global.config.as_deref()).unwrap_or_default();
+    if let Err(failure) = logging::start(&global, &config.log) {
+        output::print_failure(&failure, global.json);
+    }
+    session::hidden(&program, command, &MountPlan::open)
 }

@@ -2,8 +2,9 @@
 
 use serde_json::{Map, Value, json};
 use vcb_fs::volume::{self, Scan, Volume};
-use vcb_mountd::plan::{MountPlan, PlannedDisk, open_filesystem};
+use vcb_mountd::plan::{self, MountPlan, PlannedDisk, open_filesystem};
 use vcb_mountd::{Exit, Failure, Outcome};
+use vcb_vmdk::vmsd::Snapshot;
 
 use super::target;
 use crate::args::Reading;
@@ -13,6 +14,7 @@ use crate::output::{Out, human_size, printable, put_name};
 /// Shows what `spec` means. Everything that can be read is; volumes that cannot be are told with the reason.
 pub fn run(spec: &str, reading: &Reading, context: &Context) -> Outcome<Exit> {
     let plan = target::plan(spec, reading, context)?;
+    let snapshots = plan::snapshots(&target::place(spec, context)?, &context.config)?;
     let mut shown = Vec::new();
     let mut number = 0;
     for planned in plan.open_disks()? {
@@ -26,6 +28,7 @@ pub fn run(spec: &str, reading: &Reading, context: &Context) -> Outcome<Exit> {
             "name": plan.vm.name,
             "uuid": plan.vm.uuid,
             "files": plan.files,
+            "snapshots": snapshots.all().iter().map(snapshot_json).collect::<Vec<_>>(),
             "disks": disks,
         }))?;
         return out.finish();
@@ -33,6 +36,10 @@ pub fn run(spec: &str, reading: &Reading, context: &Context) -> Outcome<Exit> {
     out.line(format_args!("{}", plan.vm.name))?;
     if let Some(uuid) = &plan.vm.uuid {
         out.line(format_args!("  uuid: {uuid}"))?;
+    }
+    for snapshot in snapshots.all() {
+        let current = if snapshot.current { ", current" } else { "" };
+        out.line(format_args!("  snapshot {}: '{}'{current}", snapshot.uid, printable(snapshot.name.as_bytes())))?;
     }
     for (planned, volumes) in &shown {
         disk_text(planned, volumes, &mut out)?;
@@ -145,6 +152,18 @@ fn volume_text(found: &Found, out: &mut Out) -> Outcome<()> {
         Err(why) => out.line(format_args!("    unreadable: {why}"))?,
     }
     Ok(())
+}
+
+fn snapshot_json(snapshot: &Snapshot) -> Value {
+    let created = snapshot.created.and_then(|time| time.duration_since(std::time::UNIX_EPOCH).ok());
+    json!({
+        "uid": snapshot.uid,
+        "name": snapshot.name,
+        "description": snapshot.description,
+        "parent": snapshot.parent,
+        "created": created.map(|time| [time.as_secs(), u64::from(time.subsec_nanos())]),
+        "current": snapshot.current,
+    })
 }
 
 fn disk_json(planned: &PlannedDisk, volumes: &Volumes) -> Value {

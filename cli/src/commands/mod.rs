@@ -1,6 +1,7 @@
 //! One file per command.
 
 mod cat;
+mod check;
 mod completions;
 mod config;
 mod cp;
@@ -9,6 +10,8 @@ mod export;
 mod info;
 mod list;
 mod ls;
+mod mount;
+mod sessions;
 mod target;
 
 use vcb_mountd::{Exit, Outcome};
@@ -22,6 +25,11 @@ use crate::context::Context;
 /// What the command could not do; the code carries the exit code.
 pub fn run(command: Command, context: Context) -> Outcome<Exit> {
     match command {
+        Command::Mount { what, at } => mount::mount(&what, at, &context),
+        Command::Umount { target } => sessions::umount(&target, &context),
+        Command::Run { what, command } => mount::run(&what, &command, &context),
+        Command::Sessions => sessions::list(&context),
+        Command::Cleanup { dry_run } => sessions::cleanup(dry_run, &context),
         Command::List { spec } => list::run(&spec, &context),
         Command::Info { disk, reading } => info::run(&disk, &reading, &context),
         Command::Ls { disk, path, recursive, reading } => {
@@ -37,6 +45,7 @@ pub fn run(command: Command, context: Context) -> Outcome<Exit> {
             let spec = disk.or(vm).unwrap_or_default();
             export::run(&spec, &export::How { to, format, force, threads }, &reading, &context)
         }
+        Command::Check { disk, reading } => check::run(&disk, &reading, &context),
         Command::Doctor => doctor::run(&context),
         Command::Config(command) => config::run(command, &context),
         Command::Completions { shell } => completions::completions(shell),

@@ -7,7 +7,7 @@ use vcb_block::{Error, Kind};
 use vcb_fs::{FileId, FileType, Filesystem, NameBuf};
 use vcb_mountd::datastore::{Datastore, Datastores, DsPath};
 use vcb_mountd::plan::MountPlan;
-use vcb_mountd::spec::Spec;
+use vcb_mountd::spec::{Place, Spec};
 use vcb_mountd::vm::{OpenVm, OpenVolume};
 use vcb_mountd::{Code, Failure, Outcome, lookup};
 
@@ -48,6 +48,14 @@ pub fn on_datastore(disk: &str, context: &Context) -> Outcome<Option<OnDatastore
 pub fn plan(disk: &str, reading: &Reading, context: &Context) -> Outcome<MountPlan> {
     let spec = Spec::parse(disk, context.config.mount.lookup)?;
     lookup::plan_one(&spec, &reading.choice(&context.config), &context.config)
+}
+
+/// Where the VM or disk that `disk` means is.
+pub fn place(disk: &str, context: &Context) -> Outcome<Place> {
+    match Spec::parse(disk, context.config.mount.lookup)? {
+        Spec::Path(place) => Ok(place),
+        spec => Ok(lookup::find_one(&spec, &context.config)?.place),
+    }
 }
 
 /// Opens the VM or disk that `disk` means.

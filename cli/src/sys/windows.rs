@@ -3,6 +3,7 @@
 use std::ffi::OsString;
 use std::fs::{File, OpenOptions};
 use std::path::Path;
+use std::process::{Child, ExitStatus};
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 
@@ -31,6 +32,14 @@ pub fn symlink(target: &Path, link: &Path) -> std::io::Result<()> {
 pub fn stop_on_signals() -> Outcome<Arc<AtomicBool>> {
     Ok(Arc::default())
 }
+
+/// The exit code of a finished process.
+pub fn exit_code(status: ExitStatus) -> i32 {
+    status.code().unwrap_or(1)
+}
+
+/// A console program has had the signal itself.
+pub fn terminate(_child: &Child) {}
 
 /// Whether this host can mount.
 pub fn mount_checks() -> Vec<Check> {

@@ -124,9 +124,12 @@ pub struct MountConfig {
     /// Group of every file shown.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub gid: Option<u32>,
-    /// Permission bits that are kept, in octal text such as `"0750"`.
+    /// Permission bits of files, in octal text such as `"0640"`.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub perm_mask: Option<String>,
+    pub file_mode: Option<String>,
+    /// Permission bits of folders, in octal text such as `"0750"`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub dir_mode: Option<String>,
     /// Let users other than the one who mounts read the mount.
     pub allow_other: bool,
     /// Show NTFS's own files (`$MFT` and the rest).
@@ -148,7 +151,8 @@ impl Default for MountConfig {
             preexisting: Preexisting::Fail,
             uid: None,
             gid: None,
-            perm_mask: None,
+            file_mode: None,
+            dir_mode: None,
             allow_other: false,
             metafiles: false,
             list_acl: false,
@@ -338,7 +342,8 @@ impl Config {
                 Err(err) if err.kind() == std::io::ErrorKind::NotFound && explicit != Some(&file) => continue,
                 Err(err) => {
                     let what = format!("cannot read the configuration file {}", file.display());
-                    return Err(Failure::new(Code::Config, what).because(err));
+                    let failure = Failure::new(Code::Config, what).because(err);
+                    return Err(failure.next_step("Name a file that exists and that you may read."));
                 }
             };
             lay_over(&mut merged, parse(&text, &file.display().to_string())?);
@@ -421,8 +426,8 @@ fn validate(config: &Config) -> Result<(), String> {
             path.as_deref().map_or(Ok(()), |path| absolute(path, key))?;
         }
     }
-    if let Some(mask) = &config.mount.perm_mask {
-        octal_mode(mask).map_err(|why| format!("mount.perm_mask: {why}"))?;
+    for (key, mode) in [("mount.file_mode", &config.mount.file_mode), ("mount.dir_mode", &config.mount.dir_mode)] {
+        mode.as_deref().map_or(Ok(()), |mode| octal_mode(mode).map(drop).map_err(|why| format!("{key}: {why}")))?;
     }
     if !(5..=240).contains(&config.snapshot.quiesce_minutes) {
         return Err("snapshot.quiesce_minutes must lie between 5 and 240, the limits of the API".to_owned());

@@ -30,7 +30,8 @@ fn the_list_of_known_keys_is_what_the_types_have() {
         root = "/m"
         uid = 1
         gid = 1
-        perm_mask = "0555"
+        file_mode = "0444"
+        dir_mode = "0555"
         [log]
         file = "/l"
     "#;
@@ -56,8 +57,8 @@ fn the_list_of_known_keys_is_what_the_types_have() {
 #[test]
 fn an_unknown_key_suggests_the_nearest() {
     assert_eq!(
-        reason("[mount]\nperm-msk = \"0444\"\n"),
-        "line 2: unknown key 'perm-msk' in [mount]; did you mean 'perm_mask'?"
+        reason("[mount]\nfile-mod = \"0444\"\n"),
+        "line 2: unknown key 'file-mod' in [mount]; did you mean 'file_mode'?"
     );
     assert_eq!(
         reason("\n[[datastore]]\nname='a'\npth='/a'\n"),
@@ -77,7 +78,7 @@ fn values_of_the_wrong_kind_name_their_line() {
     assert!(reason("[mount]\nmode = 'files'\n").contains("line 2"), "{}", reason("[mount]\nmode = 'files'\n"));
     assert!(reason("[mount]\nmode = \n").contains("line 2"));
     assert!(reason("[snapshot]\nquiesce_minutes = 3\n").contains("between 5 and 240"));
-    assert!(reason("[mount]\nperm_mask = '888'\n").contains("octal"));
+    assert!(reason("[mount]\nfile_mode = '888'\n").contains("octal"));
 }
 
 #[test]

@@ -82,8 +82,21 @@ impl Ground {
     /// A name for messages: `[ds] web/web.vmx`, or the whole host path.
     pub fn shown(&self, path: &str) -> String {
         match &self.source {
+            Source::Folder(root) if path.is_empty() => root.display().to_string(),
             Source::Folder(root) => root.join(path).display().to_string(),
             _ => self.name(path),
+        }
+    }
+
+    /// The place as a path of this host, when it lies in a folder of it.
+    pub fn host_path(&self) -> Option<PathBuf> {
+        match &self.source {
+            Source::Folder(root) => Some(root.join(&self.path)),
+            Source::Datastores(configs) => {
+                let config = configs.iter().find(|config| config.name == self.store.name())?;
+                Some(config.path.as_ref()?.join(&self.path))
+            }
+            Source::Ova(file) => Some(file.clone()),
         }
     }
 

@@ -1,11 +1,13 @@
-//! Makes plans: from a .vmx, a VM folder or a single disk, at the current state or at a snapshot.
+//! Makes plans: from a .vmx, a VM folder, a single disk or an OVA, at the current state or at a snapshot.
+
+use std::path::PathBuf;
 
 use vcb_block::Kind;
 use vcb_vmdk::vmsd::Snapshots;
 use vcb_vmdk::vmx::Vmx;
 
 use super::ground::Ground;
-use super::{DiskPlan, MountPlan, ReadOptions, VmIdentity};
+use super::{DiskPlan, MountPlan, ReadOptions, VmIdentity, ova};
 use crate::config::Config;
 use crate::datastore::{Entry, file_name, join, parent};
 use crate::failure::{Code, Failure, Outcome};
@@ -30,6 +32,8 @@ enum Subject {
     Vm(String),
     /// A disk by itself.
     Disk(String),
+    /// An archive with disks in it, on this host.
+    Ova(PathBuf),
 }
 
 impl MountPlan {
@@ -44,6 +48,7 @@ impl MountPlan {
         match classify(&ground, place)? {
             Subject::Vm(vmx) => of_vm(&ground, &vmx, choice),
             Subject::Disk(path) => of_disk(&ground, &path, choice),
+            Subject::Ova(file) => ova::plan(file, choice),
         }
     }
 }
@@ -59,6 +64,7 @@ pub fn identify(place: &Place, config: &Config) -> Outcome<(VmIdentity, Place)> 
             let vmx = read_vmx(&ground, &path)?;
             Ok((identity(&path, &vmx), ground.source.place(&ground.name(&path))?))
         }
+        Subject::Ova(file) => Ok((ova::identity(&file), Place::Host(file))),
         Subject::Disk(path) => {
             // Only opening it tells whether it is there at all.
             let shown = ground.shown(&path);
@@ -94,6 +100,11 @@ fn classify(ground: &Ground, place: &Place) -> Outcome<Subject> {
     }
     if lower.ends_with(".vmx") {
         return Ok(Subject::Vm(ground.path.clone()));
+    }
+    if lower.ends_with(".ova")
+        && let Some(file) = ground.host_path()
+    {
+        return Ok(Subject::Ova(file));
     }
     Ok(Subject::Disk(ground.path.clone()))
 }
@@ -155,19 +166,39 @@ fn current_disks(ground: &Ground, vmx_name: &str, vmx: &Vmx) -> Outcome<Vec<Disk
     disks.collect()
 }
 
+/// The snapshots of the VM at `place`; none for a single disk.
+///
+/// # Errors
+/// As for [`MountPlan::make`], as far as the configuration is concerned.
+pub fn snapshots(place: &Place, config: &Config) -> Outcome<Snapshots> {
+    let ground = Ground::of(place, config)?;
+    match classify(&ground, place)? {
+        Subject::Vm(path) => Ok(read_snapshots(&ground, &snapshot_list(&path))?.unwrap_or_default()),
+        Subject::Disk(_) | Subject::Ova(_) => Ok(Snapshots::default()),
+    }
+}
+
+/// Path of the list of a VM's snapshots.
+fn snapshot_list(vmx_path: &str) -> String {
+    join(parent(vmx_path), &format!("{}.vmsd", stem(vmx_path)))
+}
+
+/// Reads a list of snapshots; `None` when there is none.
+fn read_snapshots(ground: &Ground, path: &str) -> Outcome<Option<Snapshots>> {
+    if matches!(ground.store.open(path), Err(err) if err.kind() == Kind::NotFound) {
+        return Ok(None);
+    }
+    let failed = |err| Failure::reading(format!("cannot read the list of snapshots {}", ground.shown(path)), err);
+    Snapshots::parse(&ground.read(path)?).map(Some).map_err(failed)
+}
+
 /// The disks that a snapshot froze.
 fn snapshot_disks(ground: &Ground, vmx_path: &str, wanted: &str) -> Outcome<Vec<DiskPlan>> {
-    let path = join(parent(vmx_path), &format!("{}.vmsd", stem(vmx_path)));
-    let shown = ground.shown(&path);
-    let bytes = match ground.store.open(&path) {
-        Err(err) if err.kind() == Kind::NotFound => {
-            return Err(Failure::new(Code::SnapshotNotFound, format!("there is no snapshot '{wanted}'"))
-                .because(format!("there is no list of snapshots, {shown}")));
-        }
-        _ => ground.read(&path)?,
-    };
-    let failed = |err| Failure::reading(format!("cannot read the list of snapshots {shown}"), err);
-    let snapshots = Snapshots::parse(&bytes).map_err(failed)?;
+    let path = snapshot_list(vmx_path);
+    let snapshots = read_snapshots(ground, &path)?.ok_or_else(|| {
+        Failure::new(Code::SnapshotNotFound, format!("there is no snapshot '{wanted}'"))
+            .because(format!("there is no list of snapshots, {}", ground.shown(&path)))
+    })?;
     let snapshot = snapshots.find(wanted).map_err(|err| {
         let several = snapshots.all().iter().filter(|snapshot| snapshot.name == wanted).count() > 1;
         let code = if several { Code::Ambiguous } else { Code::SnapshotNotFound };
@@ -262,7 +293,7 @@ fn is_current_of_its_folder(ground: &Ground, path: &str) -> Outcome<bool> {
 }
 
 /// A file name without its folder and extension.
-fn stem(path: &str) -> &str {
+pub(super) fn stem(path: &str) -> &str {
     let name = file_name(path);
     name.rsplit_once('.').map_or(name, |(stem, _)| stem)
 }

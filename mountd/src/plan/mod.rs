@@ -6,6 +6,7 @@
 mod ground;
 mod make;
 mod open;
+mod ova;
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -19,7 +20,7 @@ use crate::failure::{Failure, Outcome};
 use crate::spec::Place;
 
 pub(crate) use ground::read_text;
-pub use make::{Choice, identify};
+pub use make::{Choice, identify, snapshots};
 pub use open::{PlannedDisk, open_filesystem};
 
 /// A VM at one frozen point.
@@ -58,6 +59,8 @@ pub enum Source {
     Folder(PathBuf),
     /// Names are `[datastore] folder/file` in these datastores.
     Datastores(Vec<DatastoreConfig>),
+    /// Names are members of an OVA, which is read as it is.
+    Ova(PathBuf),
 }
 
 /// A disk at the chosen point of its chain.
@@ -113,6 +116,7 @@ impl Source {
         match self {
             Source::Folder(folder) => Ok(Place::Host(folder.join(name))),
             Source::Datastores(_) => Ok(Place::Datastore(name.parse()?)),
+            Source::Ova(file) => Ok(Place::Host(file.clone())),
         }
     }
 
@@ -130,6 +134,7 @@ impl Source {
                 let stores: Outcome<Vec<Arc<dyn Datastore>>> = configs.iter().map(Datastores::open_one).collect();
                 Ok(Arc::new(Datastores::new(stores?)))
             }
+            Source::Ova(file) => Ok(ova::open(file)?),
         }
     }
 }

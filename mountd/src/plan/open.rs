@@ -46,9 +46,7 @@ impl MountPlan {
     }
 
     fn open_disks_in(&self, resolver: &Arc<dyn Resolver>) -> Outcome<Vec<PlannedDisk>> {
-        let mut options = OpenOptions::default();
-        options.allow_dirty = self.options.allow_dirty;
-        options.ignore_cid = self.options.ignore_cid;
+        let mut options = self.options.disk_options();
         // One cache for all disks of the VM, so that a VM with many disks keeps to its budget.
         options.cache = Some(vcb_vmdk::Cache::new(self.options.cache_bytes));
         let open = |plan: &DiskPlan| {
@@ -65,6 +63,18 @@ impl MountPlan {
     fn open_file(&self, resolver: &dyn Resolver, name: &str) -> Outcome<VmFile> {
         let found = resolver.open("", name).map_err(|err| Failure::reading(format!("cannot open {name}"), err))?;
         Ok(VmFile { name: file_name(name).to_owned(), modified: modified(&found.block), block: found.block })
+    }
+}
+
+impl ReadOptions {
+    /// As the options for opening one disk.
+    #[must_use]
+    pub fn disk_options(&self) -> OpenOptions {
+        let mut options = OpenOptions::default();
+        options.allow_dirty = self.allow_dirty;
+        options.ignore_cid = self.ignore_cid;
+        options.cache_bytes = self.cache_bytes;
+        options
     }
 }
 
@@ -137,7 +147,8 @@ pub(crate) fn open_volumes(disk: &BlockRef, count: &mut u32, options: &ReadOptio
 /// Opens the filesystem of a volume, or says why there is none to be had.
 pub fn open_filesystem(volume: &Volume, options: &ReadOptions) -> vcb_block::Result<Arc<dyn Filesystem>> {
     if volume.content == Content::Ntfs {
-        let options = ntfs::Options { metafiles: options.metafiles, ..ntfs::Options::default() };
+        let (metafiles, replay) = (options.metafiles, options.replay);
+        let options = ntfs::Options { metafiles, replay, ..ntfs::Options::default() };
         return Ok(ntfs::Ntfs::open(Arc::clone(&volume.block), &options)?);
     }
     let why = match (&volume.problem, volume.content) {

@@ -1,0 +1,86 @@
+//! `umount`, `sessions` and `cleanup`.
+
+use serde_json::json;
+use vcb_mountd::session::{self, Health, StateDir, Unmounted};
+use vcb_mountd::{Code, Exit, Failure, Outcome};
+
+use crate::context::Context;
+use crate::output::{Out, printable};
+
+/// Unmounts.
+pub fn umount(target: &str, context: &Context) -> Outcome<Exit> {
+    let unmounted = session::umount(&StateDir::usual()?, target)?;
+    let partial = tell_unreadable(&unmounted, context);
+    if context.json {
+        let mut out = Out::new();
+        let value = serde_json::to_value(&unmounted)
+            .map_err(|err| Failure::new(Code::Failed, "the outcome cannot be written as JSON").because(err))?;
+        out.line(value)?;
+        out.finish()?;
+    }
+    Ok(if partial { Exit::Partial } else { Exit::Done })
+}
+
+/// Names on stderr what could not be read while it was mounted; true when there was anything.
+pub fn tell_unreadable(unmounted: &Unmounted, context: &Context) -> bool {
+    if unmounted.crashed {
+        context.warn("the process that served the mount was dead; what was read before is right");
+    }
+    for unreadable in &unmounted.unreadable {
+        eprintln!("vcbmount: unreadable: {}: {}", printable(unreadable.path.as_bytes()), unreadable.error);
+    }
+    !unmounted.unreadable.is_empty()
+}
+
+/// Shows the sessions.
+pub fn list(context: &Context) -> Outcome<Exit> {
+    let mut out = Out::new();
+    for session in session::list(&StateDir::usual()?)? {
+        if context.json {
+            let value = serde_json::to_value(&session)
+                .map_err(|err| Failure::new(Code::Failed, "a session cannot be written as JSON").because(err))?;
+            out.line(value)?;
+            continue;
+        }
+        let record = &session.record;
+        out.line(format_args!(
+            "{}  {:<8}  {:<6}  {}  {}",
+            record.id,
+            health(session.health),
+            format!("{:?}", record.mode).to_lowercase(),
+            record.at.display(),
+            printable(record.vm.name.as_bytes())
+        ))?;
+        for unreadable in &session.unreadable {
+            out.line(format_args!("  unreadable: {}: {}", printable(unreadable.path.as_bytes()), unreadable.error))?;
+        }
+    }
+    out.finish()
+}
+
+fn health(health: Health) -> &'static str {
+    match health {
+        Health::Starting => "starting",
+        Health::Mounted => "mounted",
+        Health::Dead => "dead",
+        Health::Ended => "ended",
+    }
+}
+
+/// Puts right what was left behind.
+pub fn cleanup(dry_run: bool, context: &Context) -> Outcome<Exit> {
+    let cleaned = session::cleanup(&StateDir::usual()?, dry_run)?;
+    let mut out = Out::new();
+    for one in &cleaned {
+        if context.json {
+            out.line(
+                json!({ "id": one.id, "at": one.at.display().to_string(), "mounted": one.mounted, "done": !dry_run }),
+            )?;
+        } else {
+            let did = if dry_run { "would clean" } else { "cleaned" };
+            let what = if one.mounted { "a mount without a process" } else { "what a dead session left" };
+            out.line(format_args!("{did} {}: {what} at {}", one.id, one.at.display()))?;
+        }
+    }
+    out.finish()
+}
