@@ -11,7 +11,7 @@ use sha2::{Digest, Sha256};
 use vcb_block::{BlockRef, Kind, RunKind, Runs, conformance, plan};
 use vcb_vmdk::vmsd::Snapshots;
 use vcb_vmdk::vmx::Vmx;
-use vcb_vmdk::{Descriptor, Disk, FolderResolver, OpenOptions};
+use vcb_vmdk::{Descriptor, Disk, FolderResolver, OpenOptions, check};
 
 /// Disks longer than this are hashed by the tests of the workspace, once for all crates.
 const LONGEST: u64 = 1 << 30;
@@ -99,6 +99,9 @@ fn every_disk_gives_its_raw_bytes() {
         let name = if fields[2].starts_with("seSparse") { describe(folder.path(), name) } else { name };
         let disk = open(folder.path(), name).unwrap_or_else(|err| panic!("{line}: {err:?}"));
         conformance::check(disk.block(), 7);
+        let resolver = FolderResolver::new(folder.path()).unwrap();
+        let findings = check(resolver, name, &OpenOptions::default()).unwrap();
+        assert_eq!(findings, [], "{line}");
         seen += 1;
         if disk.len() > LONGEST {
             continue;

@@ -134,6 +134,12 @@ pub(crate) trait Format: Send + Sync {
 
     /// Decodes a table entry, or says what is wrong with it.
     fn grain_entry(&self, entry: u64) -> Result<Place, String>;
+
+    /// For `check`: compares `count` grains stored from byte `at` on, which are the guest's grains from
+    /// `guest` on, with whatever else the format knows about them. Gives the first that differs.
+    fn cross_check(&self, _file: &BlockRef, _at: u64, _guest: u64, _count: u64) -> Result<Option<u64>> {
+        Ok(None)
+    }
 }
 
 /// A sparse extent's map.
@@ -156,6 +162,10 @@ impl<F: Format> Grains<F> {
 
     pub(crate) fn shape(&self) -> &Shape {
         &self.shape
+    }
+
+    pub(crate) fn format(&self) -> &F {
+        &self.format
     }
 
     pub(crate) fn file(&self) -> &BlockRef {

@@ -78,6 +78,7 @@ const REGIONS: [&str; 8] = [
 const VOLATILE: usize = 0;
 const DIRECTORY: usize = 3;
 const TABLES: usize = 4;
+const BACKMAP: usize = 6;
 const GRAINS: usize = 7;
 
 impl SeSparseHeader {
@@ -165,6 +166,14 @@ pub(crate) struct SeSparse {
     tables: (u64, u64),
     /// First sector and number of grains.
     grains: (u64, u64),
+    /// First byte and number of entries of the back map: the guest's grain for every stored one, written as
+    /// table entries of type 1 (observed in files of ESXi).
+    backmap: (u64, u64),
+}
+
+/// The number in a table or back map entry, whose lowest 12 bits are stored above the others.
+fn number(entry: u64) -> u64 {
+    (entry & 0x0FFF_0000_0000_0000) >> 48 | (entry & 0x0000_FFFF_FFFF_FFFF) << 12
 }
 
 impl Format for SeSparse {
@@ -191,7 +200,7 @@ impl Format for SeSparse {
             // still named. 2: zeros.
             1 | 2 => Ok(Place::ZERO),
             3 => {
-                let index = (entry & 0x0FFF_0000_0000_0000) >> 48 | (entry & 0x0000_FFFF_FFFF_FFFF) << 12;
+                let index = number(entry);
                 if index >= self.grains.1 {
                     return Err(format!("grain {index} of {}", self.grains.1));
                 }
@@ -199,6 +208,24 @@ impl Format for SeSparse {
             }
             _ => Err(format!("unknown entry {entry:#x}")),
         }
+    }
+
+    fn cross_check(&self, file: &BlockRef, at: u64, guest: u64, count: u64) -> Result<Option<u64>> {
+        let first = (at / 512 - self.grains.0) / GRAIN;
+        let place = self.backmap.0 + first * 8;
+        if first + count > self.backmap.1 || place + count * 8 > file.len() {
+            return Ok(None);
+        }
+        // At most a table's 4096 entries.
+        let mut raw = vec![0; count as usize * 8];
+        file.read_at(&mut raw, place)?;
+        let entries = (guest..).zip(raw.chunks_exact(8));
+        let differs = |(grain, entry): (u64, &[u8])| {
+            let entry = le64(entry, 0)?;
+            // An entry of another type means something that has not been observed.
+            (entry >> 60 == 1 && number(entry) != grain).then_some(grain)
+        };
+        Ok(entries.filter_map(differs).next())
     }
 }
 
@@ -222,6 +249,7 @@ pub(crate) fn open(header: &SeSparseHeader, file: BlockRef, cache: Arc<Cache>) -
     let format = SeSparse {
         tables: (region(TABLES).start, region(TABLES).size / TABLE),
         grains: (region(GRAINS).start, region(GRAINS).size / GRAIN),
+        backmap: (region(BACKMAP).bytes().start, region(BACKMAP).size * 64),
     };
     Ok(Grains::new(format, shape, file, cache, false))
 }

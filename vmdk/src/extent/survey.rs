@@ -4,6 +4,7 @@ use std::ops::Range;
 
 use vcb_block::Result;
 
+use super::Table;
 use super::grains::{Format, Grains, TableAt};
 use crate::check::{Report, Severity};
 
@@ -62,9 +63,25 @@ impl<F: Format> Grains<F> {
                 report.add(Severity::Error, offset, format!("the two copies of grain table {index} differ"));
             }
             for result in [Some(first), second].into_iter().flatten() {
-                if let Err(err) = result {
-                    report.error(&err);
+                match result {
+                    Ok(table) => self.check_table(index, &table, report)?,
+                    Err(err) => report.error(&err),
                 }
+            }
+        }
+        Ok(())
+    }
+
+    fn check_table(&self, index: u64, table: &Table, report: &mut Report) -> Result<()> {
+        let shape = self.shape();
+        for segment in table.segments() {
+            let Some(at) = segment.place.offset() else { continue };
+            let guest = index * u64::from(shape.entries) + u64::from(segment.start);
+            let count = u64::from(segment.end - segment.start);
+            if let Some(grain) = self.format().cross_check(self.file(), at, guest, count)? {
+                let offset = self.table_offset(index);
+                let text = format!("the grain at guest offset {:#x} is stored as another grain", grain * shape.grain);
+                report.add(Severity::Warning, offset, text);
             }
         }
         Ok(())
