@@ -288,6 +288,36 @@ fn reparse_points_of_others_are_never_read_as_data() {
     }
 }
 
+/// Sets the encryption flag in attribute `kind` of the file called `name`.
+fn encrypt(volume: &mut [u8], name: &str, kind: u32) {
+    let name: Vec<u8> = name.encode_utf16().flat_map(u16::to_le_bytes).collect();
+    let mut records = volume.chunks_exact_mut(1024).filter(|record| record.starts_with(b"FILE"));
+    let record = records.find(|record| record.windows(name.len()).any(|window| window == name)).unwrap();
+    let mut at = usize::from(u16::from_le_bytes([record[0x14], record[0x15]]));
+    while u32::from_le_bytes(record[at..at + 4].try_into().unwrap()) != kind {
+        at += u32::from_le_bytes(record[at + 4..at + 8].try_into().unwrap()) as usize;
+    }
+    record[at + 0x0D] |= 0x40;
+}
+
+#[test]
+fn encrypted_files_are_refused_and_encrypted_folders_listed() {
+    let made = Made::new(&SMALL, |root| {
+        fs::create_dir(root.join("secret folder")).unwrap();
+        fs::write(root.join("secret folder/plain"), b"x").unwrap();
+        fs::write(root.join("secret file"), noise(5000, 1)).unwrap();
+    });
+    let Some(made) = made else { return };
+    let mut bytes = made.bytes();
+    encrypt(&mut bytes, "secret folder", 0x90);
+    encrypt(&mut bytes, "secret file", 0x80);
+    let fs = open(&(Arc::new(MemBlock::new(bytes)) as BlockRef));
+    assert_eq!(attr(&*fs, "secret folder/plain").size, 1);
+    let file = attr(&*fs, "secret file");
+    assert_eq!((file.size, file.unreadable), (5000, Some(Unreadable::Encrypted)));
+    assert!(fs.open(file.id, None).is_err_and(|err| err.kind() == Kind::Unsupported));
+}
+
 #[test]
 fn metafiles_are_shown_only_when_asked_for() {
     let Some(made) = Made::new(&SMALL, |root| fs::write(root.join("file"), b"x").unwrap()) else { return };

@@ -302,7 +302,8 @@ impl<'m> Parts<'m> {
     fn add(&mut self, attribute: &Attribute<'_>) -> Result<(), Fault> {
         let part = match attribute.form {
             Form::Resident(_) if !self.is_empty() => return Err(Fault::Twice("attribute of one type and name")),
-            Form::Resident(_) if attribute.flags & ENCRYPTED != 0 => {
+            // On a folder's index the flag only says that new files are to be encrypted.
+            Form::Resident(_) if attribute.kind == kind::DATA && attribute.flags & ENCRYPTED != 0 => {
                 return Err(Fault::Unsupported("encrypted, yet in its record".to_owned()));
             }
             Form::Resident(value) => {
