@@ -50,6 +50,21 @@ fn bits(value: u64, low: u32, count: u32) -> u64 {
     value >> low & ((1 << count) - 1)
 }
 
+/// Bits of an address of this type that we have no use for: reserved ones, and the copy-on-write mark.
+fn unknown_bits(kind: u64, six: bool, dense: bool) -> u64 {
+    const fn field(low: u32, high: u32) -> u64 {
+        u64::MAX >> (63 - (high - low)) << low
+    }
+    match (kind, six) {
+        (1, true) => field(3, 6) | field(46, 50),
+        (7, true) => field(3, 6) | field(46, 63),
+        (_, true) => field(3, 5) | field(42, 55),
+        (1, false) => field(3, 4) | field(32, 63),
+        (2, false) if dense => field(5, 5) | field(32, 63),
+        (_, false) => field(3, 5) | field(32, 63),
+    }
+}
+
 impl Address {
     /// Decodes a pointer of a file or of a pointer block.
     pub(super) fn decode(raw: u64, geometry: &Geometry) -> Result<Address> {
@@ -58,6 +73,10 @@ impl Address {
             return Ok(Address::Hole);
         }
         let six = geometry.version == Version::V6;
+        let unknown = raw & unknown_bits(raw & 7, six, geometry.dense_sub_blocks);
+        if unknown != 0 {
+            return Err(unsupported("block pointer", "copy-on-write mark or reserved bits", unknown, "0"));
+        }
         let item = if six {
             Item { cluster: bits(raw, 6, 36), item: bits(raw, 56, 8) }
         } else {

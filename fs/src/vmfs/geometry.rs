@@ -45,10 +45,10 @@ pub(super) struct Geometry {
     pub file_block: u64,
     /// Bytes of a sub-block.
     pub sub_block: u64,
-    /// File blocks per large file block, as a shift; 0 when there are none.
+    /// File blocks per large file block, as a shift.
     pub large_block_shift: u32,
-    /// Offset of the first group in `.fdc.sf`.
-    first_group: u64,
+    /// Offset of the first group in resource files.
+    pub first_group: u64,
     /// Clusters per group of `.fdc.sf`.
     clusters_per_group: u64,
     pub lvm: (Uuid, u32),
@@ -118,8 +118,8 @@ impl Geometry {
                 return Err(unsupported(STRUCTURE, "sub-block size", sub_block, "64 KiB"));
             }
             large_block_shift = u32::from(le16(raw, 0x138).ok_or_else(end)?);
-            if large_block_shift > 12 {
-                return Err(unsupported(STRUCTURE, "large block shift", large_block_shift.into(), "at most 12"));
+            if large_block_shift != 9 {
+                return Err(unsupported(STRUCTURE, "large block shift", large_block_shift.into(), "9"));
             }
             lease = match word(0x14C)? {
                 0 => LEASE,

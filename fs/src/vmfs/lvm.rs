@@ -34,6 +34,8 @@ const TABLE_STRIDE: u64 = 0x10_0400;
 const TABLES_PER_BLOCK: u32 = 8;
 /// Unit in which volume entries count.
 const EXTENT: u64 = 256 << 20;
+/// Extents start on multiples of 256 MiB from the first one, plus this for every block of tables before them.
+const GAP: u64 = 16 << 20;
 /// VMFS is limited to 64 TiB per device, 2^18 rows; four times that bounds what we read of a hostile device.
 const MAX_ROWS: u32 = 1 << 20;
 /// Devices of one volume, a limit of VMFS.
@@ -90,6 +92,8 @@ pub struct LvmHeader {
     pub devices: u32,
     rows: u32,
     tables: u32,
+    /// Offset of the first extent.
+    data: u64,
     extension: u64,
 }
 
@@ -155,6 +159,7 @@ impl LvmHeader {
             devices: count(0x90)?,
             rows,
             tables: tables.max(1),
+            data: le64(raw, 0x7A).ok_or_else(end)?,
             extension: if version == 6 { 0 } else { extension },
         };
         let (first, last) = header.units;
@@ -206,6 +211,11 @@ impl LvmHeader {
             }
             table += 1;
         }
+        let mut places: Vec<(u64, u64)> = pieces.iter().map(|piece| (piece.physical, piece.len)).collect();
+        places.sort_unstable();
+        if let Some(pair) = places.windows(2).find(|pair| pair[0].0 + pair[0].1 > pair[1].0) {
+            return Err(corrupt("LVM row", "physical offset", pair[1].0, "a range that no other row has"));
+        }
         let held: u64 = pieces.iter().map(|piece| piece.len).sum();
         let (first, last) = self.units;
         if Some(held) != (last - first + 1).checked_mul(EXTENT) {
@@ -240,6 +250,10 @@ impl LvmHeader {
         }
         if piece.physical.checked_add(piece.len).is_none_or(|end| end > device_len) {
             let expected = format!("a range within the {device_len} bytes of the device");
+            return Err(corrupt(ROW_NAME, "physical offset", piece.physical, expected));
+        }
+        if piece.physical < self.data || !(piece.physical - self.data).is_multiple_of(GAP) {
+            let expected = format!("{:#x} plus a multiple of 16 MiB", self.data);
             return Err(corrupt(ROW_NAME, "physical offset", piece.physical, expected));
         }
         Ok(Some(piece))

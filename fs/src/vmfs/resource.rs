@@ -45,14 +45,18 @@ impl ResourceHeader {
         })
     }
 
-    /// Checks that groups hold what they say: headers and items must fit, without overlap.
+    /// Checks the numbers against each other, so that one that is wrong cannot move items unnoticed.
     fn check(&self, geometry: &Geometry) -> Result<()> {
+        if self.first_group != geometry.first_group {
+            let expected = format!("{:#x}, as in the file system descriptor", geometry.first_group);
+            return Err(corrupt(STRUCTURE, "first group", self.first_group, expected));
+        }
         let headers = self.clusters_per_group * geometry.cluster_header();
         // Products of two 32-bit numbers fit; the third factor may not.
         let items = (self.clusters_per_group * self.items_per_cluster).checked_mul(self.item_len);
-        let needed = items.and_then(|items| items.checked_add(headers));
-        if self.clusters_per_group == 0 || needed.is_none_or(|needed| needed > self.group_len) {
-            return Err(corrupt(STRUCTURE, "group length", self.group_len, "room for its headers and items"));
+        let whole = items.and_then(|items| items.checked_add(headers));
+        if self.clusters_per_group == 0 || whole != Some(self.group_len) {
+            return Err(corrupt(STRUCTURE, "group length", self.group_len, "that of its headers and items"));
         }
         Ok(())
     }

@@ -5,3 +5,9 @@
 
 mod common;
 mod contents;
+mod endtoend;
+mod hostile;
+mod image;
+mod live;
+mod peers;
+mod published;
