@@ -8,7 +8,7 @@ what=${1:-test}
 
 # package=command (or file) that shows it is there
 build="gcc=gcc pkg-config=pkg-config"
-demo="$build ntfs-3g=mkntfs fuse3=fusermount3 qemu-utils=qemu-img tar=tar coreutils=sha256sum"
+demo="$build ntfs-3g=mkntfs fuse3=fusermount3 qemu-utils=qemu-img fdisk=sfdisk tar=tar coreutils=sha256sum"
 test="$demo attr=setfattr xxd=xxd qemu-system-common=qemu-storage-daemon libvmdk-utils=vmdkmount
       vmfs-tools=vmfs-fuse vmfs6-tools=vmfs6-fuse sleuthkit=fls libwim15=libwim.so.15 wimtools=wimlib-imagex
       libnbd-bin=nbdfuse nbdkit=nbdkit restic=restic borgbackup=borg rsync=rsync fio=fio zip=zip unzip=unzip
@@ -20,7 +20,7 @@ esac
 
 has() {
     case $1 in
-    *.so.*) { ldconfig -p 2>/dev/null || /sbin/ldconfig -p; } | grep -q "$1" ;;
+    *.so.*) { ldconfig -p 2>/dev/null || /sbin/ldconfig -p; } | grep -F "$1" >/dev/null ;;
     *) PATH=$PATH:/usr/sbin:/sbin command -v "$1" >/dev/null ;;
     esac
 }
@@ -33,7 +33,7 @@ for pair in $wanted; do
 done
 
 # The delta formats of ESXi are judged by qemu-img 10: older ones read some of them wrongly.
-qemu_major() { qemu-img --version 2>/dev/null | sed -n 's/^qemu-img version \([0-9]*\).*/\1/p'; }
+qemu_major() { qemu-img --version 2>/dev/null | sed -n 's/^qemu-img version \([0-9]*\).*/\1/p' || true; }
 backports=
 if [ "$what" = test ]; then
     major=$(qemu_major)
@@ -56,7 +56,7 @@ if [ ${#missing[@]} -gt 0 ] || [ -n "$backports" ]; then
     # A newer release has it already; only Debian 12 takes it from its backports.
     major=$(qemu_major)
     if [ -n "$backports" ] && [ "${major:-0}" -lt 10 ] && [ "$release" = bookworm ]; then
-        if ! apt-cache policy | grep -q bookworm-backports; then
+        if ! apt-cache policy | grep bookworm-backports >/dev/null; then
             echo "deb http://deb.debian.org/debian bookworm-backports main" >/etc/apt/sources.list.d/bookworm-backports.list
             apt-get update -qq
         fi
@@ -68,6 +68,11 @@ fi
 if [ "$what" = test ] && ! python3 -c 'import pyfsntfs' 2>/dev/null; then
     echo "setup: installing libfsntfs-python"
     pip3 install -q --break-system-packages libfsntfs-python 2>/dev/null || pip3 install -q libfsntfs-python
+fi
+
+# The simulator of a vCenter needs a newer Go than most releases package.
+if [ "$what" = test ] && ! command -v go >/dev/null; then
+    echo "setup: Go is missing, and with it the tests against vcsim; see https://go.dev/dl (tests/vcsim/go.mod names the version)" >&2
 fi
 
 if [ "$what" != build ] && [ ! -e /dev/fuse ]; then

@@ -267,9 +267,6 @@ impl FileView {
         }
         let mut batch: Vec<DirEntry> = Vec::new();
         let mut flush = |batch: &mut Vec<DirEntry>| -> Result<ControlFlow<()>> {
-            if with_attr {
-                at.fs.prefetch(&batch.iter().map(|entry| entry.id).collect::<Vec<_>>());
-            }
             for entry in batch.drain(..) {
                 if emit(entry.name, entry.id, None, entry.kind, entry.next)?.is_break() {
                     return Ok(ControlFlow::Break(()));
