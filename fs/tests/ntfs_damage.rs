@@ -11,7 +11,7 @@ use std::sync::Arc;
 
 use ntfs_common::made::{Made, Recipe};
 use ntfs_common::{digest, open};
-use vcb_block::{BlockRef, Fault, FaultBlock, Kind, MemBlock, Result};
+use vcb_block::{BlockRef, Fault, FaultBlock, Kind, MemBlock, Result, Window};
 use vcb_fs::ntfs::{Ntfs, Options};
 use vcb_fs::{FileId, FileType, Filesystem};
 
@@ -114,6 +114,26 @@ fn every_failing_read_is_an_error_or_does_no_harm() {
                 lost.is_none() || found.values().any(Result::is_err),
                 "read {nth}: {lost:?} is gone without an error"
             );
+        }
+    }
+}
+
+#[test]
+fn a_volume_cut_short_loses_nothing_silently() {
+    let Some(made) = volume() else { return };
+    let volume = made.block();
+    let expected = survey(&*open(&volume));
+    for kept in (0..64).map(|part| volume.len() * part / 64 + part % 7) {
+        let short: BlockRef = Arc::new(Window::new(volume.clone(), 0, kept).unwrap());
+        let Ok(fs) = Ntfs::open(short, &Options::default()) else { continue };
+        assert!(fs.notes().iter().any(|note| note.contains("longer")), "{kept}");
+        let found = survey(&*fs);
+        for (path, right) in &expected {
+            match (found.get(path), right) {
+                (Some(Ok(content)), Ok(right)) => assert_eq!(content, right, "{kept}: {}", path.escape_ascii()),
+                (Some(_), _) => {}
+                (None, _) => assert!(found.values().any(Result::is_err), "{kept}: {}", path.escape_ascii()),
+            }
         }
     }
 }
