@@ -33,6 +33,6 @@ pub use cache::Cache;
 pub use check::{Finding, Severity, check};
 pub use descriptor::{Access, Descriptor, DescriptorError, ExtentInfo, ExtentKind, NO_PARENT};
 pub use disk::{ChainError, Disk, Link, OpenOptions};
+pub use extent::footer::CutShort;
 pub use extent::sesparse::DirtyJournal;
-pub use extent::stream::CutShort;
 pub use resolve::{FolderResolver, Resolved, Resolver, candidates};

@@ -11,7 +11,7 @@ use crate::descriptor::{Access, Descriptor, ExtentInfo, ExtentKind, MAX_BYTES};
 use crate::disk::OpenOptions;
 use crate::extent::cowd::{self, CowdHeader};
 use crate::extent::sesparse::{self, DirtyJournal, SeSparseHeader};
-use crate::extent::{Extent, Flat, HOSTED_MAGIC, HostedHeader, NoAccess, Zeros, hosted, stream};
+use crate::extent::{Extent, Flat, HOSTED_MAGIC, HostedHeader, NoAccess, Zeros, footer, hosted, stream};
 use crate::resolve::{Resolved, Resolver};
 
 const LAYER: &str = "vmdk";
@@ -204,7 +204,7 @@ impl<'a> Opener<'a> {
 
     fn hosted(&mut self, file: BlockRef, name: &str, info: &ExtentInfo) -> Result<Box<dyn Extent>> {
         let header = HostedHeader::parse(&head(&file, hosted::HEADER as u64)?)?;
-        let mut header = stream::effective_header(&header, &file)?;
+        let mut header = footer::effective_header(&header, &file)?;
         header.capacity = self.capacity(header.capacity, header.grain, info).map_err(|err| err.at(12))?;
         let (cache, dirty) = (self.cache.clone(), self.options.allow_dirty);
         // Streams are written once, front to back, and leave the mark of an open file in their header.

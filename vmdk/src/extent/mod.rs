@@ -2,6 +2,7 @@
 
 pub(crate) mod cowd;
 mod flat;
+pub(crate) mod footer;
 mod grains;
 pub(crate) mod hosted;
 pub(crate) mod sesparse;
