@@ -63,9 +63,7 @@ fn entries(fs: &Ntfs, dir: FileId) -> Vec<DirEntry> {
 fn walk(fs: &Ntfs, dir: FileId, file: &mut dyn FnMut(FileId)) -> u64 {
     let list = entries(fs, dir);
     let mut count = list.len() as u64;
-    let ids: Vec<FileId> = list.iter().map(|entry| entry.id).collect();
-    fs.prefetch(&ids);
-    for id in ids {
+    for id in list.iter().map(|entry| entry.id) {
         match fs.attr(id).unwrap().kind {
             FileType::Dir => count += walk(fs, id, file),
             _ => file(id),
