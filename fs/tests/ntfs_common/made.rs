@@ -9,6 +9,9 @@ use std::time::{Duration, Instant};
 
 use vcb_block::{BlockRef, FileSource};
 
+/// Where scripts are that make volumes.
+pub const SCRIPTS: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../fixtures/ntfs");
+
 /// How to make a volume.
 pub struct Recipe {
     pub megabytes: u64,
@@ -47,6 +50,20 @@ impl Made {
         fill(&mount.path);
         drop(mount);
         Some(made)
+    }
+
+    /// Lets a script of `fixtures/ntfs`, called with image and mount point, make the volume.
+    pub fn by_script(script: &str) -> Option<Self> {
+        if !["mkfs.ntfs", "ntfs-3g", "umount", "python3"].into_iter().all(vcb_fixtures::need_tool) {
+            return None;
+        }
+        let folder = tempfile::tempdir().unwrap();
+        let mount = folder.path().join("mount");
+        fs::create_dir(&mount).unwrap();
+        let mut command = Command::new("bash");
+        command.arg(format!("{SCRIPTS}/{script}")).arg(folder.path().join("image")).arg(mount).stdout(Stdio::null());
+        assert!(command.status().unwrap().success(), "{script}");
+        Some(Made { folder })
     }
 
     /// Mounts it again and lets `fill` change it.
