@@ -66,6 +66,10 @@ impl Mft {
         if parts == 0 {
             return Err(Fault::Missing("$DATA").in_record(0));
         }
+        // Holes and repeated runs could make it endless.
+        if size > geometry.clusters << geometry.cluster_shift() {
+            return Err(Fault::Field { field: "length of the $MFT", value: size }.in_record(0));
+        }
         loop {
             let known = runs.clusters() << geometry.cluster_shift();
             let complete = known >= size;
