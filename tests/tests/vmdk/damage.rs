@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use vcb_block::{BlockRef, Fault, FaultBlock, Window};
+use vcb_block::{BlockRef, Fault, FaultBlock, Kind, Window};
 use vcb_fixtures::vmdk::{gallery, small_gallery};
 use vcb_tests::disks::{Files, Outcome, outcome, read_up_to};
 use vcb_vmdk::OpenOptions;
@@ -70,4 +70,17 @@ fn failing_storage_is_an_error_and_never_sticks() {
             }
         }
     }
+}
+
+/// A header of capacity 0 may leave every field of the map 0; nothing may be divided by them.
+#[test]
+fn a_header_without_a_map_is_no_extent() {
+    let mut header = vec![0; 4096];
+    header[..8].copy_from_slice(b"KDMV\x01\0\0\0");
+    let text =
+        "# Disk DescriptorFile\nversion=1\nCID=1\nparentCID=ffffffff\ncreateType=\"custom\"\nRW 0 SPARSE \"a\"\n";
+    let mut files = Files::default();
+    files.put("disk.vmdk", text.into()).put("a", header);
+    let err = files.disk("disk.vmdk", &OpenOptions::default()).err().unwrap();
+    assert_eq!(err.kind(), Kind::Corrupt);
 }

@@ -152,6 +152,9 @@ impl HostedHeader {
 
     /// Sizes of the map, and what is wrong with one of its directories when the other makes up for it.
     pub(crate) fn shape(&self, file: u64) -> Result<(Shape, Option<String>)> {
+        if self.capacity == 0 {
+            return Err(Error::corrupt(LAYER, "a header that only carries a descriptor, used as an extent").at(12));
+        }
         let header = 0..HEADER as u64;
         let mut shape = Shape {
             len: self.capacity * 512,
