@@ -33,6 +33,8 @@ pub(super) const RECORD_HEADER: usize = 48;
 const MAX_LOG: u64 = 1 << 30;
 /// Longest record: a table dumped at a checkpoint.
 const MAX_RECORD: usize = 16 << 20;
+/// Bytes of the log looked through at a time: every page counts, and a log is 64 MiB.
+const SCAN: u64 = 1 << 20;
 /// A record ends on this page.
 const RECORD_END: u32 = 1;
 
@@ -81,6 +83,13 @@ struct Seen {
     free: u64,
 }
 
+/// Undoes the fixups of the page at `offset` and reads its header; `None` when it is torn or no record page.
+fn seen(page: &mut [u8], offset: u64) -> Option<Seen> {
+    fixup::apply(page, "RCRD").ok()?;
+    let ended = (le32(page, 16)? & RECORD_END != 0).then(|| le64(page, 32)).flatten();
+    Some(Seen { offset, last: le64(page, 8)?, ended, free: u64::from(le16(page, 24)?) })
+}
+
 impl Log {
     /// Finds all valid pages of `log`.
     pub(super) fn open(log: &BlockRef, restart: &Restart) -> Result<Self> {
@@ -107,40 +116,31 @@ impl Log {
             recent: RefCell::new(None),
         };
         let mut tails = Vec::new();
+        let mut bytes = vec![0; (SCAN - SCAN % page).min(found.end.saturating_sub(tail)) as usize];
         let mut offset = tail;
         while offset < found.end {
-            if let Some((bytes, seen)) = found.look(offset)? {
-                found.newest = found.newest.max(seen.ended.unwrap_or(0));
-                if offset < found.first {
-                    tails.push((bytes, seen));
-                } else {
-                    found.copies.entry(offset).or_default().push(Copy { offset, last: seen.last });
+            let len = (bytes.len() as u64).min(found.end - offset) as usize;
+            plan::read(log, &mut bytes[..len], offset)?;
+            for page in bytes[..len].chunks_exact_mut(page as usize) {
+                if let Some(seen) = seen(page, offset) {
+                    found.newest = found.newest.max(seen.ended.unwrap_or(0));
+                    if offset < found.first {
+                        tails.push(seen);
+                    } else {
+                        found.copies.entry(offset).or_default().push(Copy { offset, last: seen.last });
+                    }
                 }
+                offset += page.len() as u64;
             }
-            offset += page;
         }
         found.place_tails(&tails, restart.version.0)?;
         Ok(found)
     }
 
-    /// The page at `offset`, when it is a whole one.
-    fn look(&self, offset: u64) -> Result<Option<(Vec<u8>, Seen)>> {
-        let mut bytes = vec![0; self.page as usize];
-        plan::read(&self.log, &mut bytes, offset)?;
-        if fixup::apply(&mut bytes, "RCRD").is_err() {
-            return Ok(None);
-        }
-        let fields = || {
-            let ended = (le32(&bytes, 16)? & RECORD_END != 0).then(|| le64(&bytes, 32)).flatten();
-            Some(Seen { offset, last: le64(&bytes, 8)?, ended, free: u64::from(le16(&bytes, 24)?) })
-        };
-        Ok(fields().map(|seen| (bytes, seen)))
-    }
-
     /// Finds out which page each tail copy is of.
-    fn place_tails(&mut self, tails: &[(Vec<u8>, Seen)], major: u16) -> Result<()> {
+    fn place_tails(&mut self, tails: &[Seen], major: u16) -> Result<()> {
         let mut spanning = Vec::new();
-        for (_, seen) in tails {
+        for seen in tails {
             if major == 1 {
                 // The field that tells how new a page is tells its home instead.
                 let Some(last) = seen.ended else { continue };
@@ -196,7 +196,9 @@ impl Log {
         {
             return Ok(Rc::clone(bytes));
         }
-        let (bytes, _) = self.look(best.offset)?.ok_or(Refusal::Page { offset: home, lsn })?;
+        let mut bytes = vec![0; self.page as usize];
+        plan::read(&self.log, &mut bytes, best.offset)?;
+        seen(&mut bytes, best.offset).ok_or(Refusal::Page { offset: home, lsn })?;
         let bytes: Rc<[u8]> = bytes.into();
         *self.recent.borrow_mut() = Some((best.offset, Rc::clone(&bytes)));
         Ok(bytes)

@@ -107,6 +107,8 @@ fn parse(page: &mut [u8], log: &BlockRef) -> Option<Restart> {
     let data = usize::from(le16(area, 38)?);
     let sound = is_page_size(record_page)
         && system_page == page.len() as u64
+        // They are equal wherever Windows runs; record pages have to start at a multiple of their length.
+        && system_page.is_multiple_of(record_page)
         && (4..64).contains(&sequence_bits)
         && (0x28..record_page as usize - RECORD_HEADER).contains(&data)
         && data.is_multiple_of(8)
