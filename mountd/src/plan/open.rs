@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use vcb_block::{BlockRef, Error};
+use vcb_block::{BlockRef, Error, Kind};
 use vcb_fs::volume::{self, Content, Volume};
 use vcb_fs::{Filesystem, Time, ntfs};
 use vcb_vmdk::{Disk, OpenOptions, Resolver};
@@ -144,12 +144,26 @@ pub(crate) fn open_volumes(disk: &BlockRef, count: &mut u32, options: &ReadOptio
     scan.volumes.iter().map(open).collect()
 }
 
-/// Opens the filesystem of a volume, or says why there is none to be had.
+/// Opens the filesystem of a volume.
+///
+/// # Errors
+/// Why there is none to be had; [`Kind::NotFound`] for a volume that holds no files by its nature.
 pub fn open_filesystem(volume: &Volume, options: &ReadOptions) -> vcb_block::Result<Arc<dyn Filesystem>> {
     if volume.content == Content::Ntfs {
         let (metafiles, replay) = (options.metafiles, options.replay);
         let options = ntfs::Options { metafiles, replay, ..ntfs::Options::default() };
         return Ok(ntfs::Ntfs::open(Arc::clone(&volume.block), &options)?);
+    }
+    // These hold no files by their nature, so that nothing is missing from a backup without them.
+    let no_files = match volume.content {
+        Content::Swap => Some("the volume is swap space"),
+        Content::Empty | Content::Unknown if volume.type_name == "Microsoft reserved" => {
+            Some("the volume is reserved by Windows and holds no files")
+        }
+        _ => None,
+    };
+    if let Some(why) = no_files {
+        return Err(Error::new(Kind::NotFound, "volume", why));
     }
     let why = match (&volume.problem, volume.content) {
         (Some(problem), _) => format!("the volume {problem}"),

@@ -114,7 +114,8 @@ impl FileView {
                     Ok(Arc::clone(fs))
                 }
                 Err(err) => {
-                    notes.push(note(err.report(), true));
+                    // A volume without files lacks none.
+                    notes.push(note(err.report(), err.kind() != Kind::NotFound));
                     let text = format!("This volume cannot be read.\n{}\n", err.report());
                     Err(Arc::new(MemBlock::new(text.into_bytes())) as BlockRef)
                 }
