@@ -3,3 +3,4 @@
 
 pub mod ntfs;
 pub mod vmdk;
+pub mod vmfs;

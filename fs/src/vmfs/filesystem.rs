@@ -91,7 +91,10 @@ impl Filesystem for Vmfs {
         let listing = self.listing(dir)?;
         let entry = listing.get(name).filter(|entry| self.options.system_files || !is_system(entry));
         let missing = || Error::new(Kind::NotFound, LAYER, format!("no file '{}'", String::from_utf8_lossy(name)));
-        entry.map(|entry| id_of(entry.address, entry.generation)).ok_or_else(missing)
+        let entry = entry.ok_or_else(missing)?;
+        let id = id_of(entry.address, entry.generation);
+        self.remember(id, dir);
+        Ok(id)
     }
 
     fn lookup_ignore_case(&self, dir: FileId, name: &Name) -> Result<FileId> {
@@ -103,9 +106,11 @@ impl Filesystem for Vmfs {
             if is_system(entry) && !self.options.system_files {
                 continue;
             }
+            let id = id_of(entry.address, entry.generation);
+            self.remember(id, dir);
             let found = DirEntry {
                 name: entry.name.clone(),
-                id: id_of(entry.address, entry.generation),
+                id,
                 kind: kind_of(FileKind::of(entry.kind)),
                 next: entry.position + 1,
             };
@@ -127,10 +132,11 @@ impl Filesystem for Vmfs {
             let (address, generation) = self.listing(id)?.parent;
             return Ok(id_of(address, generation));
         }
-        if file.parent == 0 {
-            return Err(Error::unsupported(LAYER, "this version does not record the folder of a file"));
+        if file.parent != 0 {
+            return self.current(file.parent);
         }
-        self.current(file.parent)
+        let unknown = || Error::unsupported(LAYER, "this version does not record the folder of a file");
+        self.remembered(id).ok_or_else(unknown)
     }
 
     fn by_record(&self, record: u64) -> Result<FileId> {

@@ -33,6 +33,8 @@ const SMALL_BLOCK_HEADER: u64 = 0x1000;
 const LISTINGS: usize = 64;
 /// Longest listing kept.
 const LISTING_ENTRIES: usize = 100_000;
+/// Files whose folder is remembered.
+const FOLDERS: usize = 65_536;
 /// For how long a listing is used without reading the folder again.
 const LISTING_LIFE: Duration = Duration::from_secs(1);
 /// Readings of a folder before we say that it does not hold still.
@@ -78,6 +80,8 @@ pub struct Vmfs {
     pub(super) options: Options,
     heartbeats: Heartbeats,
     listings: Mutex<LruCache<FileId, Arc<Listing>>>,
+    /// Folders of files, as far as they were looked up: versions before 6 do not record them with the file.
+    folders: Mutex<LruCache<FileId, FileId>>,
     /// Files handed out and still in use.
     open: Mutex<Vec<Weak<VmfsFile>>>,
     notes: Mutex<Vec<String>>,
@@ -92,6 +96,10 @@ pub(super) fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 /// The id of a file: its descriptor's address in the low bits, what fits of the generation above.
 pub(super) fn id_of(address: u32, generation: u32) -> FileId {
     FileId(u64::from(address) | u64::from(generation & 0xFFFF) << 48)
+}
+
+fn cache<T>(len: usize) -> Mutex<LruCache<FileId, T>> {
+    Mutex::new(LruCache::new(NonZeroUsize::new(len).unwrap_or(NonZeroUsize::MIN)))
 }
 
 fn not_handed_out(id: FileId) -> Error {
@@ -135,7 +143,8 @@ impl Vmfs {
             core,
             descriptors,
             options: options.clone(),
-            listings: Mutex::new(LruCache::new(NonZeroUsize::new(LISTINGS).unwrap_or(NonZeroUsize::MIN))),
+            listings: cache(LISTINGS),
+            folders: cache(FOLDERS),
             open: Mutex::default(),
             notes: Mutex::default(),
             root: id_of(root_address, root.generation),
@@ -243,6 +252,16 @@ impl Vmfs {
             return Err(moved("the generation of the file descriptor"));
         }
         Ok((file, place))
+    }
+
+    /// Remembers that `id` is in folder `dir`.
+    pub(super) fn remember(&self, id: FileId, dir: FileId) {
+        locked(&self.folders).put(id, dir);
+    }
+
+    /// The folder that `id` was found in, if it was looked up.
+    pub(super) fn remembered(&self, id: FileId) -> Option<FileId> {
+        locked(&self.folders).get(&id).copied()
     }
 
     /// The present id of the descriptor at `address`.

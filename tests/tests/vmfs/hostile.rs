@@ -29,7 +29,7 @@ fn contents(device: BlockRef) -> BTreeMap<String, Option<String>> {
     let options = Options { lease: Some(Duration::from_millis(1)), ..Options::default() };
     let mut found = BTreeMap::new();
     if let Ok(fs) = Vmfs::open(vec![device], &options) {
-        walk(&*fs, fs.root(), "", 0, &mut found);
+        walk(&fs, fs.root(), "", 0, &mut found);
     }
     found
 }

@@ -6,8 +6,10 @@
 mod common;
 mod contents;
 mod endtoend;
+mod fuzz;
 mod hostile;
 mod image;
 mod live;
 mod peers;
 mod published;
+mod scale;
