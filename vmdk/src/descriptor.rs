@@ -168,6 +168,14 @@ impl Descriptor {
     /// [`vcb_block::Kind::Corrupt`] or [`vcb_block::Kind::Unsupported`] with a [`DescriptorError`].
     pub fn parse(bytes: &[u8]) -> Result<Self> {
         let text = text::decode(LAYER, bytes)?;
+        // What follows the text is padding, or the rest of an older, longer one, but no extent.
+        let end = bytes.iter().position(|&byte| byte == 0).unwrap_or(bytes.len());
+        let rest = String::from_utf8_lossy(&bytes[end..]);
+        if text::lines(&rest.replace('\0', "\n")).any(|(line, text)| matches!(extent(line, text), Ok(Some(_)))) {
+            return Err(
+                Error::corrupt(LAYER, "the text is interrupted: there are extents behind its end").at(end as u64)
+            );
+        }
         let signed = text::lines(&text).any(|(_, line)| is_signature(line));
         Parser::default().run(&text, signed)
     }
@@ -240,7 +248,11 @@ struct Parser {
 impl Parser {
     fn run(mut self, text: &str, signed: bool) -> Result<Descriptor> {
         for (number, line) in text::lines(text) {
-            if line.is_empty() || line.starts_with('#') {
+            if line.starts_with('#') {
+                swallowed(number, line)?;
+                continue;
+            }
+            if line.is_empty() {
                 continue;
             }
             if let Some(extent) = extent(number, line)? {
@@ -313,6 +325,20 @@ impl Parser {
     }
 }
 
+/// Refuses a comment that ends in an extent line: the line break before it was lost, and an extent with it.
+/// A line that somebody has put a `#` before is a comment.
+fn swallowed(number: usize, comment: &str) -> Result<()> {
+    let text = comment.trim_start_matches('#').trim_start();
+    for word in ["RW ", "RDONLY ", "NOACCESS "] {
+        let Some(at) = text.find(word).filter(|&at| at > 0) else { continue };
+        if matches!(extent(number, &text[at..]), Ok(Some(_))) {
+            let text = comment.chars().take(60).collect();
+            return Err(DescriptorError::Line { line: number, text }.corrupt());
+        }
+    }
+    Ok(())
+}
+
 fn set<T: PartialEq>(slot: &mut Option<T>, value: T, line: usize, key: &str) -> Result<()> {
     if slot.as_ref().is_some_and(|old| *old != value) {
         return Err(DescriptorError::Twice { line, key: key.to_owned() }.corrupt());
@@ -371,7 +397,10 @@ fn extent(line: usize, text: &str) -> Result<Option<ExtentInfo>> {
         return Err(bad("extent file", "", "a name"));
     }
     // A partition's UUID and device identifier may follow the offset; they do not say where bytes are.
-    let (word, _) = token(rest);
+    let (word, rest) = token(rest);
+    if rest.split_whitespace().count() > 2 {
+        return Err(bad("what follows an extent", rest, "a UUID and a device identifier"));
+    }
     let offset = match word {
         "" => 0,
         word => word.parse().map_err(|_| bad("extent offset", word, "a number of sectors"))?,
@@ -446,6 +475,9 @@ mod tests {
             ("version=1", "encryptionKeys=\"vmware:key/list/x\"", Kind::Unsupported),
             ("ddb.uuid = \"60 00\"", "ddb.iofilters = \"vmwarevmcrypt\"", Kind::Unsupported),
             ("\"a b-flat.vmdk\" 7", "", Kind::Corrupt),
+            ("description\n", "description\u{b}", Kind::Corrupt),
+            ("\" 7\n", "\" 7\u{b}RW 1 ZERO\u{b}RW 1 ZERO\n", Kind::Corrupt),
+            ("RW 100", "RW 1 ZERO\0\nRW 100", Kind::Corrupt),
         ] {
             let err = parse(&BASE.replacen(from, to, 1)).expect_err(to);
             assert_eq!(err.kind(), kind, "{to}: {err:?}");

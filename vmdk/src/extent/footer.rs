@@ -69,21 +69,30 @@ fn footer(file: &BlockRef) -> Result<HostedHeader, Footer> {
 
 /// The error for a stream that ends before its end, with how far it is whole.
 pub(super) fn cut_short(header: &HostedHeader, file: &BlockRef, why: String) -> Error {
-    match whole_until(header, file) {
-        Ok((whole, end)) => {
+    match walk(header.overhead, header, file) {
+        Ok(Walk { whole, end, .. }) => {
             Error::corrupt(LAYER, CutShort { why, whole, len: header.capacity * 512, file: end }).at(end)
         }
         Err(err) => err,
     }
 }
 
-/// Walks the stream from its first grain: guest bytes that are whole, and the file offset where that ends.
-fn whole_until(header: &HostedHeader, file: &BlockRef) -> Result<(u64, u64)> {
-    let mut at = header.overhead.saturating_mul(512).max(HEADER as u64);
-    let mut whole = 0u64;
-    let mut end = at.min(file.len());
+/// What a walk over a stream from its first grain saw.
+pub(super) struct Walk {
+    /// Guest bytes up to the end of the last whole grain.
+    pub(super) whole: u64,
+    /// File offset where that ends.
+    pub(super) end: u64,
+    /// Whole grains.
+    pub(super) grains: u64,
+}
+
+/// Walks a stream from sector `first` on, by grains and markers.
+pub(super) fn walk(first: u64, header: &HostedHeader, file: &BlockRef) -> Result<Walk> {
+    let mut at = first.saturating_mul(512).max(HEADER as u64);
+    let mut seen = Walk { whole: 0, end: at.min(file.len()), grains: 0 };
     if !header.has_markers() {
-        return Ok((0, end));
+        return Ok(seen);
     }
     let mut raw = [0; 512];
     while at.checked_add(512).is_some_and(|end| end <= file.len()) {
@@ -99,12 +108,13 @@ fn whole_until(header: &HostedHeader, file: &BlockRef) -> Result<(u64, u64)> {
         };
         let Some(next) = next.filter(|&next| next <= file.len()) else { break };
         if marker.size > 0 {
-            whole = marker.value.saturating_mul(512).saturating_add(header.grain * 512).min(header.capacity * 512);
+            seen.grains += 1;
+            seen.whole = marker.value.saturating_mul(512).saturating_add(header.grain * 512).min(header.capacity * 512);
         }
         at = next;
-        end = next;
+        seen.end = next;
     }
-    Ok((whole, end))
+    Ok(seen)
 }
 
 /// The first 16 bytes of a grain or of a marker.

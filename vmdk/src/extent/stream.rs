@@ -13,13 +13,13 @@ use libdeflater::Decompressor;
 use vcb_block::bytes::{le32, le64};
 use vcb_block::{Block, BlockRef, Error, Result, Runs, check_range};
 
-use super::footer::cut_short;
+use super::footer::{cut_short, walk};
 use super::grains::Grains;
 use super::hosted::{Hosted, HostedHeader};
 use super::table::Place;
 use super::{Cursor, Extent, Piece};
 use crate::cache::{Cache, Cached, Key, owner};
-use crate::check::Report;
+use crate::check::{Report, Severity};
 
 const LAYER: &str = "vmdk-stream";
 
@@ -50,12 +50,13 @@ pub(crate) fn open(
         _ => err,
     })?;
     let grains = Arc::clone(&inflater.grains);
-    Ok((Stream { grains, inflater: Arc::new(inflater) }, warning.into_iter().collect()))
+    Ok((Stream { grains, header: header.clone(), inflater: Arc::new(inflater) }, warning.into_iter().collect()))
 }
 
 /// A stream as an extent: holes and zeros by its map, stored grains by the inflater.
 pub(crate) struct Stream {
     grains: Arc<Grains<Hosted>>,
+    header: HostedHeader,
     inflater: BlockRef,
 }
 
@@ -79,9 +80,11 @@ impl Extent for Stream {
         self.grains.check_tables(report)?;
         let shape = self.grains.shape();
         let mut buf = vec![0; shape.grain as usize];
+        let mut listed = 0;
         for index in 0..shape.tables() {
             let Ok(table) = self.grains.load_copy(index, false) else { continue };
             for segment in table.segments().filter(|segment| segment.place.offset().is_some()) {
+                listed += 1;
                 let guest = index * shape.coverage() + u64::from(segment.start) * shape.grain;
                 let len = shape.grain.min(shape.len - guest) as usize;
                 if let Err(err) = self.inflater.read_at(&mut buf[..len], guest) {
@@ -89,7 +92,14 @@ impl Extent for Stream {
                 }
             }
             if report.is_full() {
-                break;
+                return Ok(());
+            }
+        }
+        if self.header.has_markers() {
+            let walk = walk(self.header.overhead, &self.header, self.grains.file())?;
+            if walk.grains != listed {
+                let text = format!("the stream holds {} grains, its tables list {listed}", walk.grains);
+                report.add(Severity::Error, Some(walk.end), text);
             }
         }
         Ok(())
