@@ -99,9 +99,29 @@ pub enum Command {
     Run {
         #[command(flatten)]
         what: MountArgs,
+        /// VMs at the same time, when SPEC means several; 3 is the exit code when some of them failed
+        #[arg(long, value_name = "N", default_value_t = 1)]
+        jobs: usize,
         /// The command and its arguments, after --
         #[arg(last = true, required = true, value_name = "CMD")]
         command: Vec<OsString>,
+    },
+    /// Prints which areas of a mounted VM's disks have changed since an earlier backup, as JSON
+    Changed {
+        /// The mount point, or the session's id
+        #[arg(value_name = "DIR|SESSION")]
+        session: String,
+        /// The change id that the earlier backup recorded, or '*' for all that was ever written
+        #[arg(long, value_name = "ID")]
+        since: String,
+        /// Only the disk attached here, such as scsi0:0
+        #[arg(long, value_name = "NODE")]
+        disk: Option<String>,
+    },
+    /// Shows the fingerprint of a server's certificate, and how to trust it
+    Trust {
+        /// The server, with :port when it is not 443
+        host: String,
     },
     /// Shows what is mounted, or was left behind
     Sessions,

@@ -1,5 +1,6 @@
 //! Sends `tracing` events to stderr or a file, as text or JSON lines.
 
+use std::ffi::OsString;
 use std::fs::OpenOptions;
 use std::sync::Mutex;
 
@@ -9,6 +10,23 @@ use vcb_mountd::config::{LogConfig, LogFormat, LogLevel};
 use vcb_mountd::{Code, Failure, Outcome};
 
 use crate::args::Global;
+
+/// Installs the logger for one of VCB's levels, 0 to 6, of which 3 is the usual one.
+pub fn start_at(level: u8) {
+    let level = match level {
+        0..=2 => LevelFilter::ERROR,
+        3 => LevelFilter::WARN,
+        4 => LevelFilter::INFO,
+        5 => LevelFilter::DEBUG,
+        _ => LevelFilter::TRACE,
+    };
+    let _ = tracing_subscriber::fmt().with_max_level(level).with_writer(std::io::stderr).with_ansi(false).try_init();
+}
+
+/// The flags that stand for one of VCB's levels.
+pub fn flags_at(level: u8) -> Vec<OsString> {
+    if level > 3 { vec![format!("-{}", "v".repeat(usize::from(level - 3))).into()] } else { Vec::new() }
+}
 
 /// Installs the process's logger. Flags win over the configuration.
 ///

@@ -9,7 +9,9 @@ mod context;
 mod logging;
 mod output;
 mod sys;
+mod vcb;
 
+use std::path::Path;
 use std::process::ExitCode;
 
 use clap::Parser;
@@ -24,6 +26,10 @@ use context::Context;
 fn main() -> ExitCode {
     if let Some(exit) = background() {
         return exit;
+    }
+    let mut args = std::env::args_os();
+    if let Some(name) = args.next().and_then(|program| vcb::name(Path::new(&program))) {
+        return ExitCode::from(vcb::main(name, args));
     }
     let cli = match Cli::try_parse() {
         Ok(cli) => cli,

@@ -140,7 +140,7 @@ fn vcsim_a_lease_freezes_a_vm_and_gives_it_back() {
         }
         let held = bench.acquire().unwrap();
         assert_eq!(held.reached, Reached::Quiesced);
-        assert_eq!(bench.sim.snapshots(&bench.vm), [held.journal.lease.snapshot_name.clone()]);
+        assert_eq!(bench.sim.snapshots(&bench.vm), [held.journal.lease.snapshot_name.as_str()]);
         assert!(held.journal.lease.is_marked());
         assert_eq!(held.plan.disks[0].file, format!("[LocalDS_0] {}/web.vmdk", bench.vm));
         assert!(held.plan.files[0].ends_with(".vmx"), "{:?}", held.plan.files);

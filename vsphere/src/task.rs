@@ -14,6 +14,13 @@ use crate::xml::Node;
 #[derive(Debug, Clone, Default)]
 pub struct Cancel(Arc<AtomicBool>);
 
+impl From<Arc<AtomicBool>> for Cancel {
+    /// Raised when `flag` becomes true, as a signal handler sets it.
+    fn from(flag: Arc<AtomicBool>) -> Self {
+        Cancel(flag)
+    }
+}
+
 impl Cancel {
     /// Ends every wait that uses this token, now and later.
     pub fn raise(&self) {

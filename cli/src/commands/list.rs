@@ -1,17 +1,17 @@
 //! `list`: the VMs there are.
 
 use serde_json::json;
-use vcb_mountd::lookup;
 use vcb_mountd::spec::Spec;
 use vcb_mountd::{Code, Exit, Failure, Outcome};
 
+use super::mount::with_proxy;
 use crate::context::Context;
 use crate::output::{Out, print_failure};
 
 /// Lists the VMs that match `spec`.
 pub fn run(spec: &str, context: &Context) -> Outcome<Exit> {
     let spec = Spec::parse(spec, context.config.mount.lookup)?;
-    let search = lookup::find(&spec, &context.config)?;
+    let search = with_proxy(context, |proxy| proxy.list(&spec))?;
     for failure in &search.failures {
         print_failure(failure, context.json);
     }

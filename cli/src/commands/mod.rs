@@ -11,6 +11,7 @@ mod info;
 mod list;
 mod ls;
 mod mount;
+mod server;
 mod sessions;
 mod target;
 
@@ -27,7 +28,9 @@ pub fn run(command: Command, context: Context) -> Outcome<Exit> {
     match command {
         Command::Mount { what, at } => mount::mount(&what, at, &context),
         Command::Umount { target } => sessions::umount(&target, &context),
-        Command::Run { what, command } => mount::run(&what, &command, &context),
+        Command::Run { what, jobs, command } => mount::run(&what, jobs, &command, &context),
+        Command::Changed { session, since, disk } => server::changed(&session, disk.as_deref(), &since, &context),
+        Command::Trust { host } => server::trust(&host, &context),
         Command::Sessions => sessions::list(&context),
         Command::Cleanup { dry_run } => sessions::cleanup(dry_run, &context),
         Command::List { spec } => list::run(&spec, &context),

@@ -1,34 +1,56 @@
 //! `mount` and `run`.
 
 use std::ffi::OsString;
-use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::io::IsTerminal;
+use std::path::PathBuf;
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use serde_json::json;
 use vcb_mountd::config::{self, octal_mode};
 use vcb_mountd::front::FrontOptions;
-use vcb_mountd::plan::MountPlan;
-use vcb_mountd::session::{self, Program, Request, Show, Started, StateDir};
+use vcb_mountd::orchestrate::{Mount, PASSWORD_VARIABLE, Proxy, Ran, Reached, Wanted};
+use vcb_mountd::session::{Program, Show, StateDir};
+use vcb_mountd::spec::Spec;
 use vcb_mountd::view::{FileOptions, FullVmOptions, ImageType, StreamsAs};
 use vcb_mountd::{Code, Exit, Failure, Outcome};
 
-use super::{sessions, target};
+use super::sessions;
 use crate::args::{Image, MountArgs, Streams};
 use crate::context::Context;
-use crate::output::Out;
+use crate::output::{Out, failure_json, print_failure, printable};
 use crate::sys;
+
+/// Gives `work` everything that a backup needs.
+pub fn with_proxy<T>(context: &Context, work: impl FnOnce(&Proxy<'_>) -> Outcome<T>) -> Outcome<T> {
+    let program = Program::current(context.inherited.clone())?;
+    let cancel = sys::stop_on_signals()?.into();
+    work(&Proxy::new(&context.config, StateDir::usual()?, program, &prompt, cancel))
+}
+
+/// Asks for a password where there is somebody to ask, unless the environment has it.
+fn prompt(text: &str) -> Option<String> {
+    if std::env::var_os(PASSWORD_VARIABLE).is_some() || !std::io::stdin().is_terminal() {
+        return None;
+    }
+    rpassword::prompt_password(text).ok()
+}
 
 /// Mounts and prints the path.
 pub fn mount(args: &MountArgs, at: Option<PathBuf>, context: &Context) -> Outcome<Exit> {
-    let state = StateDir::usual()?;
-    let started = start(args, at, &state, context)?;
-    let partial = tell_notes(&started, context);
+    let spec = Spec::parse(&args.vm, context.config.mount.lookup)?;
+    let wanted = wanted(args, spec, at, context)?;
+    let mount = with_proxy(context, |proxy| proxy.mount(&wanted))?;
+    let partial = tell_notes(&mount, context);
+    let started = &mount.started;
     let mut out = Out::new();
     if context.json {
         out.line(json!({
             "mount": started.at.display().to_string(),
             "session": started.id,
+            "vm": mount.vm,
             "reused": started.reused,
+            "consistency": mount.reached.map(Reached::as_str),
             "notes": started.notes,
         }))?;
     } else {
@@ -39,69 +61,82 @@ pub fn mount(args: &MountArgs, at: Option<PathBuf>, context: &Context) -> Outcom
     Ok(if partial { Exit::Partial } else { Exit::Done })
 }
 
-/// Mounts, runs the command, unmounts.
-pub fn run(args: &MountArgs, command: &[OsString], context: &Context) -> Outcome<Exit> {
-    // Caught from here on, so that unmounting is not cut off: a terminal's Ctrl-C reaches the command too.
-    let stop = sys::stop_on_signals()?;
-    let state = StateDir::usual()?;
-    let started = start(args, None, &state, context)?;
-    let mut partial = tell_notes(&started, context);
-    let outcome = run_on(&started.at, command, &stop);
-    let unmounted = session::umount(&state, &started.id);
-    match &unmounted {
-        Ok(unmounted) => partial |= sessions::tell_unreadable(unmounted, context),
-        // The command's failure is told first; this one must not be lost.
-        Err(failure) if outcome.is_err() => context.warn(format_args!("{failure:?}")),
-        Err(_) => {}
+/// Mounts, runs the command, unmounts; for each VM that the specification means.
+pub fn run(args: &MountArgs, jobs: usize, command: &[OsString], context: &Context) -> Outcome<Exit> {
+    let spec = Spec::parse(&args.vm, context.config.mount.lookup)?;
+    if spec.is_plural() {
+        return run_all(args, &spec, jobs, command, context);
     }
-    let code = outcome?;
-    unmounted?;
-    if stop.load(std::sync::atomic::Ordering::Relaxed) {
-        return Err(Failure::new(Code::Interrupted, "the command was interrupted"));
-    }
-    match code {
-        0 if partial => Ok(Exit::Partial),
-        0 => Ok(Exit::Done),
-        code => std::process::exit(code),
+    let wanted = wanted(args, spec, None, context)?;
+    // The session with the server has ended before this process may exit.
+    let ran = with_proxy(context, |proxy| proxy.run(&wanted, command))?;
+    match (sys::exit_code(ran.status), tell_run(&ran, context)) {
+        (0, false) => Ok(Exit::Done),
+        (0, true) => Ok(Exit::Partial),
+        (code, _) => std::process::exit(code),
     }
 }
 
-/// Runs the command and gives its exit code; a signal that ended it counts as 128 and its number.
-fn run_on(at: &Path, command: &[OsString], stop: &std::sync::atomic::AtomicBool) -> Outcome<i32> {
-    let (program, args) =
-        command.split_first().ok_or_else(|| Failure::new(Code::Usage, "there is no command to run"))?;
-    let with_path = |arg: &OsString| if arg == "{}" { at.as_os_str().to_owned() } else { arg.clone() };
-    let failed = |err: std::io::Error| {
-        Failure::new(Code::Failed, format!("cannot run {}", program.display()))
-            .because(err)
-            .next_step("Check the command after --; it is run directly, without a shell.")
-    };
-    let mut child =
-        Command::new(program).args(args.iter().map(with_path)).env("VCB_MOUNT", at).spawn().map_err(failed)?;
-    loop {
-        if let Some(status) = child.try_wait().map_err(failed)? {
-            return Ok(sys::exit_code(status));
-        }
-        if stop.load(std::sync::atomic::Ordering::Relaxed) {
-            sys::terminate(&child);
-            return Ok(sys::exit_code(child.wait().map_err(failed)?));
-        }
-        std::thread::sleep(std::time::Duration::from_millis(20));
+fn run_all(args: &MountArgs, spec: &Spec, jobs: usize, command: &[OsString], context: &Context) -> Outcome<Exit> {
+    // Made before any VM is touched, so that wrong flags fail at once.
+    let sample = wanted(args, spec.clone(), None, context)?;
+    let wish = |spec: Spec| Wanted { spec, ..sample.clone() };
+    let failed = AtomicUsize::new(0);
+    let printing = Mutex::new(());
+    let count = with_proxy(context, |proxy| {
+        proxy.run_all(spec, jobs, &wish, command, &|vm, outcome| {
+            let _one_at_a_time = printing.lock();
+            let code = match outcome {
+                Ok(ran) => match (sys::exit_code(ran.status), tell_run(ran, context)) {
+                    (0, true) => i32::from(Exit::Partial.number()),
+                    (code, _) => code,
+                },
+                Err(failure) => i32::from(failure.code().exit().number()),
+            };
+            failed.fetch_add(usize::from(code != 0), Ordering::Relaxed);
+            let failure = outcome.as_ref().err();
+            if context.json {
+                println!(
+                    "{}",
+                    json!({ "vm": vm.name, "moref": vm.moref, "exit": code, "failure": failure.map(failure_json) })
+                );
+                return;
+            }
+            if let Some(failure) = failure {
+                print_failure(failure, false);
+            }
+            println!("{:<8} {}", if code == 0 { "done" } else { "FAILED" }, printable(vm.name.as_bytes()));
+        })
+    })?;
+    let failed = failed.into_inner();
+    if count == 0 {
+        return Err(Failure::new(Code::VmNotFound, format!("no VM matches '{spec}'")));
     }
+    if !context.quiet {
+        eprintln!("vcbmount: {} of {count} VMs done", count - failed);
+    }
+    Ok(match failed {
+        0 => Exit::Done,
+        failed if failed < count => Exit::Partial,
+        _ => Exit::Failed,
+    })
 }
 
-fn start(args: &MountArgs, at: Option<PathBuf>, state: &StateDir, context: &Context) -> Outcome<Started> {
-    let plan = target::plan(&args.vm, &args.reading, context)?;
-    let id = session::new_id();
-    let request = Request {
-        at: at.unwrap_or_else(|| default_mount_point(&plan, &id, state, context)),
+fn wanted(args: &MountArgs, spec: Spec, at: Option<PathBuf>, context: &Context) -> Outcome<Wanted> {
+    Ok(Wanted {
+        spec,
+        choice: args.reading.choice(&context.config),
         show: show(args, context),
+        at,
         front: front(args, context)?,
-        id,
-        plan,
-    };
-    let preexisting = args.preexisting.map_or(context.config.mount.preexisting, Into::into);
-    session::start(state, &request, preexisting, &Program::current(context.inherited.clone())?)
+        preexisting: args.preexisting.map_or(context.config.mount.preexisting, Into::into),
+    })
+}
+
+/// Tells what could not be read; true when there was anything.
+fn tell_run(ran: &Ran, context: &Context) -> bool {
+    let missing = tell_notes(&ran.mount, context);
+    sessions::tell_unreadable(&ran.unmounted, context) || missing
 }
 
 fn show(args: &MountArgs, context: &Context) -> Show {
@@ -144,23 +179,17 @@ fn front(args: &MountArgs, context: &Context) -> Outcome<FrontOptions> {
     })
 }
 
-/// A folder of its own below the configured root, called after the VM. The session's id keeps two mounts of
-/// one VM apart.
-fn default_mount_point(plan: &MountPlan, id: &str, state: &StateDir, context: &Context) -> PathBuf {
-    let root = context.config.mount.root.clone().unwrap_or_else(|| state.root().join("mnt"));
-    let plain = |c: char| if c.is_alphanumeric() || matches!(c, '-' | '_' | '.') { c } else { '_' };
-    let name: String = plan.vm.name.chars().map(plain).take(64).collect();
-    root.join(format!("{}-{id}", name.trim_start_matches('.')))
-}
-
 /// Tells what a user should know about the mount; true when data is missing from it.
-fn tell_notes(started: &Started, context: &Context) -> bool {
-    for note in &started.notes {
+fn tell_notes(mount: &Mount, context: &Context) -> bool {
+    if mount.reached == Some(Reached::CrashConsistent) {
+        context.warn(format_args!("{} was not quiesced: its disks look as after a power cut", mount.vm.name));
+    }
+    for note in &mount.started.notes {
         if note.unreadable {
             eprintln!("vcbmount: unreadable: {}: {}", note.place, note.text);
         } else {
             context.warn(format_args!("{}: {}", note.place, note.text));
         }
     }
-    started.notes.iter().any(|note| note.unreadable)
+    mount.started.notes.iter().any(|note| note.unreadable)
 }

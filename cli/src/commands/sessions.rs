@@ -1,15 +1,17 @@
 //! `umount`, `sessions` and `cleanup`.
 
 use serde_json::json;
+use vcb_mountd::orchestrate::Cleaned;
 use vcb_mountd::session::{self, Health, StateDir, Unmounted};
 use vcb_mountd::{Code, Exit, Failure, Outcome};
 
+use super::mount::with_proxy;
 use crate::context::Context;
 use crate::output::{Out, printable};
 
 /// Unmounts.
 pub fn umount(target: &str, context: &Context) -> Outcome<Exit> {
-    let unmounted = session::umount(&StateDir::usual()?, target)?;
+    let unmounted = with_proxy(context, |proxy| proxy.umount(target))?;
     let partial = tell_unreadable(&unmounted, context);
     if context.json {
         let mut out = Out::new();
@@ -69,9 +71,9 @@ fn health(health: Health) -> &'static str {
 
 /// Puts right what was left behind.
 pub fn cleanup(dry_run: bool, context: &Context) -> Outcome<Exit> {
-    let cleaned = session::cleanup(&StateDir::usual()?, dry_run)?;
+    let tidied = with_proxy(context, |proxy| proxy.cleanup(dry_run))?;
     let mut out = Out::new();
-    for one in &cleaned {
+    for one in &tidied.mounts {
         if context.json {
             out.line(
                 json!({ "id": one.id, "at": one.at.display().to_string(), "mounted": one.mounted, "done": !dry_run }),
@@ -82,5 +84,25 @@ pub fn cleanup(dry_run: bool, context: &Context) -> Outcome<Exit> {
             out.line(format_args!("{did} {}: {what} at {}", one.id, one.at.display()))?;
         }
     }
-    out.finish()
+    let mut failed = false;
+    for (lease, cleaned) in &tidied.leases {
+        let (word, why) = match cleaned {
+            Cleaned::InUse => continue,
+            Cleaned::OtherServer => ("is another server's", None),
+            Cleaned::WouldRelease => ("would be released", None),
+            Cleaned::Released => ("released", None),
+            Cleaned::Failed(why) => ("not released", Some(why)),
+        };
+        failed |= why.is_some();
+        if context.json {
+            out.line(json!({ "id": lease.id, "snapshot": lease.snapshot_name, "vm": lease.vm.name, "lease": word, "why": why }))?;
+        } else {
+            out.line(format_args!("{word}: the snapshot {} of {}", lease.snapshot_name, lease.vm.name))?;
+        }
+        if let Some(why) = why {
+            context.warn(why);
+        }
+    }
+    out.finish()?;
+    Ok(if failed { Exit::Failed } else { Exit::Done })
 }

@@ -3,7 +3,7 @@
 use std::ffi::OsString;
 use std::fs::{File, OpenOptions};
 use std::path::Path;
-use std::process::{Child, ExitStatus};
+use std::process::ExitStatus;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 
@@ -36,12 +36,4 @@ pub fn stop_on_signals() -> Outcome<Arc<AtomicBool>> {
 /// The exit code of a finished process.
 pub fn exit_code(status: ExitStatus) -> i32 {
     status.code().unwrap_or(1)
-}
-
-/// A console program has had the signal itself.
-pub fn terminate(_child: &Child) {}
-
-/// Whether this host can mount.
-pub fn mount_checks() -> Vec<Check> {
-    Vec::new()
 }

@@ -62,6 +62,20 @@ pub struct VCenter {
 }
 
 impl VCenter {
+    /// A server of which only the address is known.
+    #[must_use]
+    pub fn at(host: impl Into<String>) -> Self {
+        VCenter {
+            host: host.into(),
+            username: String::new(),
+            password_file: None,
+            ca_file: None,
+            fingerprint: None,
+            transports: Self::default_transports(),
+            hold_relocation: false,
+        }
+    }
+
     fn default_transports() -> Vec<Transport> {
         vec![Transport::San, Transport::File]
     }

@@ -1,6 +1,7 @@
 //! The session with the configured server, and its errors as users meet them.
 
 use std::path::Path;
+use std::time::Duration;
 
 use vcb_vsphere::{Client, Error, Fingerprint, Secret, Settings, Trust};
 
@@ -14,7 +15,7 @@ pub const PASSWORD_VARIABLE: &str = "VCBMOUNT_PASSWORD";
 const CREDENTIAL: &str = "vcbmount.password";
 
 /// Asks a person for a password; `None` when there is nobody to ask.
-pub type Prompt<'a> = &'a dyn Fn(&str) -> Option<String>;
+pub type Prompt<'a> = &'a (dyn Fn(&str) -> Option<String> + Sync);
 
 /// Logs in to the configured server. `mark` is added to the name under which the server lists the session.
 ///
@@ -30,6 +31,17 @@ pub fn connect(server: &VCenter, mark: &str, prompt: Prompt<'_>) -> Outcome<Clie
         err if err.is_refused() => Failure::new(Code::Login, what()).because(err),
         err => server_failure(what(), err),
     })
+}
+
+/// The SHA-256 fingerprint of the certificate that a server presents, for a person to compare.
+///
+/// # Errors
+/// [`Code::Config`] for a malformed host, [`Code::Untrusted`] when no certificate could be had.
+pub fn fingerprint(host: &str, limit: Duration) -> Outcome<String> {
+    let found = vcb_vsphere::server_fingerprint(host, limit);
+    found
+        .map(|fingerprint| fingerprint.to_string())
+        .map_err(|err| server_failure(format!("cannot get the certificate of {host}"), err))
 }
 
 fn trust(server: &VCenter) -> Outcome<Trust> {

@@ -168,6 +168,33 @@ impl Journal {
         Ok(leases)
     }
 
+    /// Removes what processes have left that died before their lease was written, or after it was ended.
+    ///
+    /// # Errors
+    /// [`Code::State`].
+    pub fn sweep(state: &Path) -> Outcome<()> {
+        let folder = state.join("leases");
+        let Ok(entries) = std::fs::read_dir(&folder) else { return Ok(()) };
+        for entry in entries {
+            let path = entry.map_err(|err| unusable(&folder, err))?.path();
+            let (Some(id), Some(kind)) = (path.file_stem().and_then(|id| id.to_str()), path.extension()) else {
+                continue;
+            };
+            let whole = folder.join(format!("{id}.json"));
+            if (kind != "lock" && kind != "new") || whole.exists() {
+                continue;
+            }
+            if let Some(_lock) = try_lock(&folder, id)? {
+                // Written between our looking and our locking it.
+                if !whole.exists() {
+                    remove(&folder.join(format!("{id}.new")))?;
+                    remove(&folder.join(format!("{id}.lock")))?;
+                }
+            }
+        }
+        Ok(())
+    }
+
     /// Whether a process works on the lease `id` now.
     ///
     /// # Errors

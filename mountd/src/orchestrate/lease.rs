@@ -64,6 +64,19 @@ pub enum Reached {
     Existing,
 }
 
+impl Reached {
+    /// The stable word of messages and JSON.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Reached::PoweredOff => "powered-off",
+            Reached::Quiesced => "quiesced",
+            Reached::CrashConsistent => "crash-consistent",
+            Reached::Existing => "existing-snapshot",
+        }
+    }
+}
+
 /// A lease that is held, ready to be mounted.
 pub struct Held {
     /// The lease; hand it to [`Orchestrator::release`].
@@ -531,11 +544,11 @@ fn pause(started: Instant, cancel: &Cancel) {
 }
 
 #[cfg(unix)]
-fn host_name() -> String {
+pub(super) fn host_name() -> String {
     nix::unistd::gethostname().map_or_else(|_| "this proxy".to_owned(), |name| name.to_string_lossy().into_owned())
 }
 
 #[cfg(not(unix))]
-fn host_name() -> String {
+pub(super) fn host_name() -> String {
     std::env::var("COMPUTERNAME").unwrap_or_else(|_| "this proxy".to_owned())
 }

@@ -22,13 +22,15 @@ mod journal;
 mod lease;
 mod limits;
 mod lookup;
+mod proxy;
 mod refusals;
 mod transport;
 
 pub use cleanup::{Cleaned, cleanup};
-pub use connect::{PASSWORD_VARIABLE, Prompt, connect, server_failure};
+pub use connect::{PASSWORD_VARIABLE, Prompt, connect, fingerprint, server_failure};
 pub use hooks::{Event, Hooks, Subject};
 pub use journal::{Journal, Lease, Step};
 pub use lease::{Held, Options, Orchestrator, Reached};
 pub use lookup::{Identity, find, find_one, identity};
+pub use proxy::{Mount, Proxy, Ran, Tidied, Wanted};
 pub use refusals::refusals;
