@@ -364,6 +364,9 @@ impl<'a> Proxy<'a> {
         let result = self.run_command(command, &mount);
         let ended = if mount.started.reused { Ok(Unmounted::default()) } else { self.umount(&mount.started.id) };
         match (result, ended) {
+            (Ok(_), Ok(_)) if self.cancel.is_raised() => {
+                Err(Failure::new(Code::Interrupted, "the command was interrupted"))
+            }
             (Ok(status), Ok(unmounted)) => Ok(Ran { mount, status, unmounted }),
             (Err(failure), Ok(_)) | (Ok(_), Err(failure)) => Err(failure),
             (Err(failure), Err(left)) => {
