@@ -319,12 +319,23 @@ fn killed() {
     assert_eq!(session::list(&place.state).unwrap()[0].health, Health::Dead);
     assert_eq!(session::cleanup(&place.state, true).unwrap().len(), 1);
     // Its mount point can be used again at once.
+    let locks = || fs::read_dir(place.state.root().join("locks")).unwrap().count();
+    assert_eq!(locks(), 1);
     let again = place.mount("sample");
     assert_ne!(again.id, started.id);
     assert!(!session::umount(&place.state, &again.id).unwrap().crashed);
     assert!(session::umount(&place.state, &started.id).unwrap().crashed);
+    assert_eq!(locks(), 0);
     drop(fs::remove_dir(place.at()));
     drop(fs::remove_dir(place.dir.path().join("mnt")));
+    place.clean();
+    // And a dead session alone.
+    place.mount("sample");
+    let record = session::list(&place.state).unwrap().remove(0).record;
+    let pid = nix::unistd::Pid::from_raw(i32::try_from(record.server.pid).unwrap());
+    nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGKILL).unwrap();
+    wait("its end", || session::list(&place.state).unwrap()[0].health == Health::Dead);
+    assert_eq!(session::cleanup(&place.state, false).unwrap().len(), 1);
     place.clean();
     let nothing = session::umount(&place.state, place.at().to_str().unwrap()).unwrap();
     assert!(nothing.id.is_none() && nothing.unreadable.is_empty());

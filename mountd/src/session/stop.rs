@@ -80,10 +80,20 @@ pub(super) fn put_right(state: &StateDir, id: &str) -> Outcome<Option<serde_json
         state.forget(id)?;
         return Ok(None);
     };
-    if mount_point::mounted_at(&record.at)?.is_some_and(|entry| entry.source == record.source()) {
-        sys::unmount(&record.at, true).map_err(|err| cannot(&record.at, err))?;
+    let is_mounted = || {
+        let entry = mount_point::mounted_at(&record.at)?;
+        Ok(entry.is_some_and(|entry| entry.source == record.source()))
+    };
+    if is_mounted()?
+        && let Err(err) = sys::unmount(&record.at, true)
+        // The watcher may have been quicker.
+        && is_mounted()?
+    {
+        return Err(cannot(&record.at, err));
     }
     mount_point::remove(&record.created);
+    // Taking the lock that died with its holder removes its file; a new holder keeps it.
+    drop(state.lock(&record.at));
     if record.lease.is_none() {
         state.forget(id)?;
     } else if record.stage != Stage::Ended {

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 use vcb_block::{BlockRef, Error, Kind, MemBlock, Result};
-use vcb_fs::{Attr, DirEntry, FileId, FileType, Filesystem, FsStats, Name, NameBuf, Stream, Time};
+use vcb_fs::{Attr, FileId, FileType, Filesystem, FsStats, Name, NameBuf, Stream, Time};
 
 use super::exclude::{self, Exclude, Place, SYSTEM_VOLUME_INFORMATION};
 use super::link::GuestNames;
@@ -23,9 +23,6 @@ const DIGITS: NodeId = NodeId(3);
 const REASON_DIR: u64 = 0;
 const REASON_FILE: u64 = 1;
 const REASON_NAME: &[u8] = b"UNREADABLE.txt";
-/// Files whose attributes are read together. About what one request for a listing takes: listings are asked
-/// for in pieces of 32 KiB, and an entry with attributes has some 200 bytes.
-const BATCH: usize = 128;
 /// Unit of the totals.
 const STATS_UNIT: u32 = 4096;
 
@@ -114,8 +111,7 @@ impl FileView {
                     Ok(Arc::clone(fs))
                 }
                 Err(err) => {
-                    // A volume without files lacks none.
-                    notes.push(note(err.report(), err.kind() != Kind::NotFound));
+                    notes.push(note(err.report(), true));
                     let text = format!("This volume cannot be read.\n{}\n", err.report());
                     Err(Arc::new(MemBlock::new(text.into_bytes())) as BlockRef)
                 }
@@ -266,35 +262,17 @@ impl FileView {
             }
             return Ok(());
         }
-        let mut batch: Vec<DirEntry> = Vec::new();
-        let mut flush = |batch: &mut Vec<DirEntry>| -> Result<ControlFlow<()>> {
-            for entry in batch.drain(..) {
-                if emit(entry.name, entry.id, None, entry.kind, entry.next)?.is_break() {
-                    return Ok(ControlFlow::Break(()));
-                }
-            }
-            Ok(ControlFlow::Continue(()))
-        };
-        let mut result = Ok(ControlFlow::Continue(()));
+        let mut result = Ok(());
         at.fs.read_dir(at.id, cookie, &mut |entry| {
             if exclude::hides(&self.options.exclude, place, &entry.name) {
                 return ControlFlow::Continue(());
             }
-            batch.push(entry);
-            if batch.len() < BATCH {
-                return ControlFlow::Continue(());
-            }
-            result = flush(&mut batch);
-            if matches!(result, Ok(ControlFlow::Continue(()))) {
-                ControlFlow::Continue(())
-            } else {
+            emit(entry.name, entry.id, None, entry.kind, entry.next).unwrap_or_else(|err| {
+                result = Err(err);
                 ControlFlow::Break(())
-            }
+            })
         })?;
-        if result?.is_continue() {
-            let _ = flush(&mut batch)?;
-        }
-        Ok(())
+        result
     }
 }
 
@@ -389,10 +367,6 @@ impl View for FileView {
     }
 
     fn xattr(&self, node: NodeId, name: &Name) -> Result<Option<Vec<u8>>> {
-        // Asked for every file by `ls` and by the kernel itself: names of others cost nothing.
-        if !xattr::is_ours(name) {
-            return Ok(None);
-        }
         match self.at(node)? {
             At::File(FileAt { fs, id, stream: None, .. }) => xattr::value(fs, id, name, !self.streams_are_files()),
             _ => Ok(None),

@@ -15,7 +15,7 @@ mod link;
 mod node;
 mod streams;
 mod vmx;
-mod xattr;
+pub(crate) mod xattr;
 
 #[cfg(test)]
 pub(crate) mod testing;

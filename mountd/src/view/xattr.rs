@@ -15,8 +15,8 @@ const MAX_NAME: usize = 255;
 /// Listed when asked for: what a restore needs to make the file again.
 const LISTED: [&str; 3] = ["system.ntfs_acl", "system.ntfs_attrib", "system.ntfs_crtime"];
 
-/// False for names that no file here has.
-pub(super) fn is_ours(name: &Name) -> bool {
+/// False for names of kinds of attributes that views do not have at all.
+pub(crate) fn is_known(name: &Name) -> bool {
     name.starts_with(USER) || name.starts_with(SYSTEM)
 }
 

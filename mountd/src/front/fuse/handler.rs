@@ -22,7 +22,7 @@ use super::errno;
 use super::open_files::{HostFiles, OpenFiles};
 use super::seek::{self, Sought};
 use crate::front::Report;
-use crate::view::{Entry, NodeId, View};
+use crate::view::{Entry, NodeId, View, xattr};
 
 /// What is mounted never changes, so the kernel may keep what it was told: the longest time it can count.
 const FOREVER: Duration = Duration::from_secs(u32::MAX as u64);
@@ -288,6 +288,10 @@ impl Filesystem for Handler {
     }
 
     fn getxattr(&self, _req: &Request, ino: INodeNo, name: &OsStr, size: u32, reply: ReplyXattr) {
+        // `ls -l` asks every file for ACLs and labels until it hears that there are none of the kind.
+        if !xattr::is_known(name.as_bytes()) {
+            return reply.error(Errno::EOPNOTSUPP);
+        }
         self.guard("getxattr", ino, || match self.view.xattr(id(ino), name.as_bytes()) {
             Ok(Some(value)) => reply_xattr(&value, size, reply),
             Ok(None) => reply.error(Errno::NO_XATTR),
