@@ -44,10 +44,10 @@ impl<'a> Output<'a> {
         if distance >= len {
             self.bytes.copy_within(start..start + len, self.filled);
         } else {
-            let (before, after) = self.bytes[start..end].split_at_mut(distance);
             // What is copied repeats with the period `distance`.
-            for piece in after.chunks_mut(distance) {
-                piece.copy_from_slice(&before[..piece.len()]);
+            let area = &mut self.bytes[start..end];
+            for at in distance..area.len() {
+                area[at] = area[at - distance];
             }
         }
         self.filled = end;
