@@ -171,6 +171,8 @@ fn vcsim_a_vm_is_mounted_by_each_of_its_names() {
         let output = bench.run("vcbmount", &["mount", "--vm", spec]);
         assert_eq!(output.status.code(), Some(code), "{spec}: {}", String::from_utf8_lossy(&output.stderr));
     }
+    let doctor = bench.run("vcbmount", &["doctor"]);
+    assert!(String::from_utf8_lossy(&doctor.stdout).contains("logged in to"), "{doctor:?}");
     bench.assert_nothing_left("at the end");
 }
 

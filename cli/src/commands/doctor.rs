@@ -7,6 +7,7 @@ use vcb_mountd::lookup;
 use vcb_mountd::spec::Spec;
 use vcb_mountd::{Exit, Outcome};
 
+use super::mount::with_proxy;
 use crate::context::Context;
 use crate::output::Out;
 use crate::sys;
@@ -54,6 +55,7 @@ pub fn run(context: &Context) -> Outcome<Exit> {
     let mut checks = sys::mount_checks();
     checks.push(config_check(context));
     checks.extend(datastore_checks(&context.config));
+    checks.extend(server_check(context));
     let mut out = Out::new();
     for check in &checks {
         let word = match check.health {
@@ -88,6 +90,15 @@ fn config_check(context: &Context) -> Check {
         );
     }
     Check::good(format!("configuration: {}", read.join(", ")))
+}
+
+/// Whether the configured server lets us in.
+fn server_check(context: &Context) -> Option<Check> {
+    let host = &context.config.vcenter.as_ref()?.host;
+    Some(match with_proxy(context, |proxy| proxy.ping()) {
+        Ok(about) => Check::good(format!("logged in to {host}: {about}")),
+        Err(failure) => Check::bad(format!("{failure:?}"), failure.next()),
+    })
 }
 
 fn datastore_checks(config: &Config) -> Vec<Check> {
