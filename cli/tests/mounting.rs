@@ -10,40 +10,11 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::{Duration, Instant};
 
-use support::{World, run};
-use vcb_fixtures::{corpus, need_tool, skip};
-
-/// True where FUSE can be used.
-fn can_mount() -> bool {
-    let usable = fs::OpenOptions::new().read(true).write(true).open("/dev/fuse").is_ok();
-    if !usable {
-        skip("/dev/fuse cannot be opened");
-    }
-    usable
-}
+use support::{World, can_mount, mount, run};
+use vcb_fixtures::{corpus, need_tool};
 
 fn is_mounted(path: &Path) -> bool {
     fs::read_to_string("/proc/mounts").unwrap().contains(&format!(" {} ", path.display()))
-}
-
-/// Unmounts at the end of a test, however it ends.
-struct Guard<'a>(&'a World, PathBuf);
-
-impl Drop for Guard<'_> {
-    fn drop(&mut self) {
-        self.0.run(&["umount", self.1.to_str().unwrap()]);
-    }
-}
-
-fn mount<'a>(world: &'a World, args: &[&str], at: &str) -> Guard<'a> {
-    let at = world.path(at);
-    let mut all = vec!["mount"];
-    all.extend(args);
-    all.extend(["--at", at.to_str().unwrap()]);
-    let ran = world.run(&all);
-    assert_eq!(ran.exit(), 0, "{}: {}", ran.args, ran.stderr());
-    assert_eq!(ran.stdout(), format!("{}\n", at.display()), "exactly one line, the path");
-    Guard(world, at)
 }
 
 /// Every file and folder below `root` with size and SHA-256, by tools that are not ours.

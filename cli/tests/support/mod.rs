@@ -5,7 +5,7 @@
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
-use vcb_fixtures::{corpus, need_tool};
+use vcb_fixtures::{corpus, need_tool, skip};
 
 /// A scratch folder with its own home and state.
 pub struct World {
@@ -137,4 +137,34 @@ pub fn run(tool: &str, args: &[&str], dir: &Path) -> String {
     let output = Command::new(tool).args(args).current_dir(dir).output().unwrap();
     assert!(output.status.success(), "{tool} {args:?}: {}", String::from_utf8_lossy(&output.stderr));
     String::from_utf8_lossy(&output.stdout).into_owned()
+}
+
+/// True where FUSE can be used.
+pub fn can_mount() -> bool {
+    let usable = std::fs::OpenOptions::new().read(true).write(true).open("/dev/fuse").is_ok();
+    if !usable {
+        skip("/dev/fuse cannot be opened");
+    }
+    usable
+}
+
+/// Unmounts at the end of a test, however it ends.
+pub struct Guard<'a>(&'a World, pub PathBuf);
+
+impl Drop for Guard<'_> {
+    fn drop(&mut self) {
+        self.0.run(&["umount", self.1.to_str().unwrap()]);
+    }
+}
+
+/// Mounts below `world` at `at`, with `args`.
+pub fn mount<'a>(world: &'a World, args: &[&str], at: &str) -> Guard<'a> {
+    let at = world.path(at);
+    let mut all = vec!["mount"];
+    all.extend(args);
+    all.extend(["--at", at.to_str().unwrap()]);
+    let ran = world.run(&all);
+    assert_eq!(ran.exit(), 0, "{}: {}", ran.args, ran.stderr());
+    assert_eq!(ran.stdout(), format!("{}\n", at.display()), "exactly one line, the path");
+    Guard(world, at)
 }
