@@ -148,7 +148,21 @@ pub fn write_chain(dir: &Path, bytes: u64, deltas: u64) -> io::Result<String> {
 /// # Errors
 /// Those of the reader.
 pub fn open(dir: &Path, leaf: &str) -> Result<BlockRef> {
-    let disk = Disk::open(FolderResolver::new(dir)?, leaf, &OpenOptions::default())?;
+    open_with(dir, leaf, &OpenOptions::default())
+}
+
+/// Opens a disk of `dir` so that the calling thread does all the work.
+///
+/// # Errors
+/// Those of the reader.
+pub fn open_alone(dir: &Path, leaf: &str) -> Result<BlockRef> {
+    let mut options = OpenOptions::default();
+    options.read_ahead = Some(0);
+    open_with(dir, leaf, &options)
+}
+
+fn open_with(dir: &Path, leaf: &str, options: &OpenOptions) -> Result<BlockRef> {
+    let disk = Disk::open(FolderResolver::new(dir)?, leaf, options)?;
     Ok(Arc::clone(disk.block()))
 }
 

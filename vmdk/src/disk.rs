@@ -16,6 +16,9 @@ const LAYER: &str = "vmdk-chain";
 /// Most links in a chain. VMware allows 32 snapshots; linked clones of clones add a few chains to that.
 const MAX_LINKS: usize = 256;
 
+/// Enough for a few requests of the largest size that mounts send; more gained nothing when measured.
+const DEFAULT_READ_AHEAD: u64 = 4 << 20;
+
 /// How to open a disk.
 #[derive(Clone, Default)]
 #[non_exhaustive]
@@ -28,6 +31,9 @@ pub struct OpenOptions {
     pub cache_bytes: u64,
     /// A cache to share with other disks, instead of one of `cache_bytes`.
     pub cache: Option<Arc<Cache>>,
+    /// Bytes to inflate ahead of a sequential reader of a stream, on threads of their own; `None` stands for
+    /// 4 MiB, 0 turns it off. Each open stream may keep so much beside the cache.
+    pub read_ahead: Option<u64>,
     /// Devices and LUNs that raw extents and mapping files may refer to, by the names they have there.
     pub devices: BTreeMap<String, BlockRef>,
 }
@@ -36,6 +42,11 @@ impl OpenOptions {
     /// Bytes for a cache of the disk's own.
     pub(crate) fn cache_budget(&self) -> u64 {
         if self.cache_bytes == 0 { DEFAULT_BYTES } else { self.cache_bytes }
+    }
+
+    /// Bytes to keep ready ahead of a reader.
+    pub(crate) fn read_ahead_budget(&self) -> u64 {
+        self.read_ahead.unwrap_or(DEFAULT_READ_AHEAD)
     }
 }
 

@@ -210,7 +210,7 @@ impl<'a> Opener<'a> {
         // Streams are written once, front to back, and leave the mark of an open file in their header.
         let unclean = (header.unclean && !header.is_compressed()).then(|| UNCLEAN.to_owned());
         let (extent, warnings): (Box<dyn Extent>, _) = if header.is_compressed() {
-            let (extent, warnings) = stream::open(&header, file, cache, dirty)?;
+            let (extent, warnings) = stream::open(&header, file, cache, self.options)?;
             (Box::new(extent), warnings)
         } else {
             let (extent, warnings) = hosted::open(&header, file, cache, dirty)?;

@@ -3,7 +3,8 @@
 //! `cargo run --release -p vcb-benches --bin peers -- [--size MiB] [--rounds N] [--only NAME] [--dir DIR] [--write]`
 //!
 //! Ratios are what counts: each pair is measured in turn, several times, and the best of each is taken, so
-//! that other work on the machine touches both alike. Files are warm in the page cache; one thread.
+//! that other work on the machine touches both alike. Files are warm in the page cache; one thread reads. Streams are
+//! read with their read-ahead, which uses other cores, and without.
 
 use std::error::Error;
 use std::fmt::Write;
@@ -11,7 +12,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Instant;
 
-use vcb_benches::disks::{Format, open, plain, write_chain};
+use vcb_benches::disks::{Format, open, open_alone, plain, write_chain};
 use vcb_block::{BlockRef, plan};
 
 const PIECE: usize = 1 << 20;
@@ -123,6 +124,13 @@ fn measure(dir: &Path, options: &Options) -> Result<Vec<Line>, Box<dyn Error>> {
             ("qemu-img bench", duel(options.rounds, || sequential(&block), peer)?)
         };
         lines.push(Line { what: format!("{name}, sequential 1 MiB"), unit: "MiB/s", ours, peer, theirs, wanted });
+        if format == Format::Stream {
+            let alone = open_alone(dir, &leaf)?;
+            let peer = || qemu(dir, &leaf, "vmdk", PIECE, PIECE as u64, options.size);
+            let (ours, theirs) = duel(options.rounds, || sequential(&alone), peer)?;
+            let what = format!("{name}, sequential 1 MiB, no read-ahead");
+            lines.push(Line { what, unit: "MiB/s", ours, peer: "qemu-img bench", theirs, wanted });
+        }
         let peer = || qemu(dir, &leaf, "vmdk", PAGE, STRIDE, RANDOM_READS);
         let (ours, theirs) = duel(options.rounds, || random(&block), peer)?;
         let what = format!("{name}, random 4 KiB");

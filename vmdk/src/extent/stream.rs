@@ -13,6 +13,7 @@ use libdeflater::Decompressor;
 use vcb_block::bytes::{le32, le64};
 use vcb_block::{Block, BlockRef, Error, Result, Runs, check_range};
 
+use super::ahead::{Ahead, Source};
 use super::footer::{cut_short, walk};
 use super::grains::Grains;
 use super::hosted::{Hosted, HostedHeader};
@@ -20,6 +21,7 @@ use super::table::Place;
 use super::{Cursor, Extent, Piece};
 use crate::cache::{Cache, Cached, Key, owner};
 use crate::check::{Report, Severity};
+use crate::disk::OpenOptions;
 
 const LAYER: &str = "vmdk-stream";
 
@@ -35,14 +37,14 @@ pub(crate) fn open(
     header: &HostedHeader,
     file: BlockRef,
     cache: Arc<Cache>,
-    allow_dirty: bool,
+    options: &OpenOptions,
 ) -> Result<(Stream, Vec<String>)> {
     let grain = header.grain * 512;
     if grain > MAX_GRAIN {
         return Err(Error::unsupported(LAYER, format!("compressed grains of {grain} bytes")).at(20));
     }
     let (shape, warning) = header.shape(file.len())?;
-    let grains = Grains::new(Hosted::new(header), shape, file, cache, allow_dirty);
+    let grains = Grains::new(Hosted::new(header), shape, file, cache, options.allow_dirty);
     grains.survey(u64::MAX)?;
     let inflater = Inflater { grains: Arc::new(grains), markers: header.has_markers(), owner: owner() };
     inflater.check_end().map_err(|err| match err.kind() {
@@ -50,14 +52,17 @@ pub(crate) fn open(
         _ => err,
     })?;
     let grains = Arc::clone(&inflater.grains);
-    Ok((Stream { grains, header: header.clone(), inflater: Arc::new(inflater) }, warning.into_iter().collect()))
+    let inflater = Arc::new(inflater);
+    let ahead = Ahead::new(Arc::clone(&inflater), options.read_ahead_budget());
+    let inflated = Arc::new(Inflated { inflater, ahead });
+    Ok((Stream { grains, header: header.clone(), inflated }, warning.into_iter().collect()))
 }
 
 /// A stream as an extent: holes and zeros by its map, stored grains by the inflater.
 pub(crate) struct Stream {
     grains: Arc<Grains<Hosted>>,
     header: HostedHeader,
-    inflater: BlockRef,
+    inflated: BlockRef,
 }
 
 impl Extent for Stream {
@@ -70,7 +75,7 @@ impl Extent for Stream {
         let piece = match place {
             Place::HOLE => Piece::Hole,
             Place::ZERO => Piece::Zero,
-            _ => Piece::Child(&self.inflater, offset),
+            _ => Piece::Child(&self.inflated, offset),
         };
         Ok((piece, len))
     }
@@ -87,7 +92,7 @@ impl Extent for Stream {
                 listed += 1;
                 let guest = index * shape.coverage() + u64::from(segment.start) * shape.grain;
                 let len = shape.grain.min(shape.len - guest) as usize;
-                if let Err(err) = self.inflater.read_at(&mut buf[..len], guest) {
+                if let Err(err) = self.inflated.read_at(&mut buf[..len], guest) {
                     report.error(&err);
                 }
             }
@@ -106,7 +111,7 @@ impl Extent for Stream {
     }
 }
 
-/// Inflates stored grains. It is addressed by guest offset and asked only for what is stored.
+/// Inflates stored grains.
 struct Inflater {
     grains: Arc<Grains<Hosted>>,
     /// Grains begin with their guest sector.
@@ -257,22 +262,6 @@ impl Inflater {
         Error::corrupt(LAYER, text).at(grain.at)
     }
 
-    /// Copies a part of a grain, through the cache: small reads come back to the same grain.
-    fn read_part(&self, grain: Stored, from: u64, buf: &mut [u8]) -> Result<()> {
-        let key = Key { owner: self.owner, index: grain.guest / self.grain() };
-        let cache = self.grains.cache();
-        let cached = match cache.get(key) {
-            Some(cached) => cached,
-            None => cache.put(key, Cached::Grain(self.inflate_one(grain)?)),
-        };
-        let part = match &*cached {
-            Cached::Grain(bytes) => bytes.get(from as usize..from as usize + buf.len()),
-            _ => None,
-        };
-        buf.copy_from_slice(part.ok_or_else(|| Error::corrupt(LAYER, "a cached grain is short"))?);
-        Ok(())
-    }
-
     /// Inflates whole neighbouring grains into `buf`, reading their stored bytes at once where they lie
     /// closely behind each other.
     fn read_whole(&self, batch: &[Stored], mut buf: &mut [u8]) -> Result<()> {
@@ -292,41 +281,100 @@ impl Inflater {
     }
 }
 
-impl Block for Inflater {
+impl Source for Inflater {
+    type Job = Stored;
+
+    fn make(&self, stored: Stored) -> Option<Box<[u8]>> {
+        self.inflate_one(stored).ok()
+    }
+}
+
+/// The stored grains as a block. It is addressed by guest offset and asked only for what is stored.
+struct Inflated {
+    inflater: Arc<Inflater>,
+    ahead: Ahead<Inflater>,
+}
+
+impl Inflated {
+    /// The grains stored for guest offsets `from..to`. Only a hint: whoever reads them meets the error that
+    /// ends the list early.
+    fn list(&self, from: u64, to: u64) -> Vec<(u64, Stored)> {
+        let Inflater { grains, .. } = &*self.inflater;
+        let size = self.inflater.grain();
+        let (mut at, to) = (from.next_multiple_of(size), to.min(self.len()));
+        let mut cursor = Cursor::default();
+        let mut list = Vec::new();
+        while at < to {
+            let Ok((place, _, len)) = grains.segment(&mut cursor, at, to) else { break };
+            if let Some(place) = place.offset() {
+                list.push((at, self.inflater.stored(at, place, grains.next_place(&cursor))));
+            }
+            at += len;
+        }
+        list
+    }
+
+    /// Copies a part of a grain, through the cache: small reads come back to the same grain.
+    fn read_part(&self, grain: Stored, from: u64, buf: &mut [u8]) -> Result<()> {
+        let key = Key { owner: self.inflater.owner, index: grain.guest / self.inflater.grain() };
+        let cache = self.inflater.grains.cache();
+        let cached = match cache.get(key) {
+            Some(cached) => cached,
+            None => {
+                let bytes = self.ahead.take(grain.guest).map_or_else(|| self.inflater.inflate_one(grain), Ok)?;
+                cache.put(key, Cached::Grain(bytes))
+            }
+        };
+        let part = match &*cached {
+            Cached::Grain(bytes) => bytes.get(from as usize..from as usize + buf.len()),
+            _ => None,
+        };
+        buf.copy_from_slice(part.ok_or_else(|| Error::corrupt(LAYER, "a cached grain is short"))?);
+        Ok(())
+    }
+}
+
+impl Block for Inflated {
     fn len(&self) -> u64 {
-        self.grains.shape().len
+        self.inflater.grains.shape().len
     }
 
     fn read_at(&self, mut buf: &mut [u8], offset: u64) -> Result<()> {
         check_range(self.len(), offset, buf.len() as u64)?;
-        let grain = self.grain();
+        let grain = self.inflater.grain();
         let end = offset + buf.len() as u64;
+        self.ahead.note(offset, end, |from, to| self.list(from, to));
         let mut cursor = Cursor::default();
         let mut batch = [Stored { guest: 0, at: 0, end: 0 }; BATCH];
         let mut count = 0;
         let mut position = offset;
         while position < end {
             let guest = position - position % grain;
-            let (place, _, _) = self.grains.segment(&mut cursor, position, end)?;
+            let (place, _, _) = self.inflater.grains.segment(&mut cursor, position, end)?;
             let at = place.offset().ok_or_else(|| {
                 Error::corrupt(LAYER, format!("guest offset {guest:#x} was asked for, which is not stored"))
             })?;
-            let stored = self.stored(guest, at, self.grains.next_place(&cursor));
+            let stored = self.inflater.stored(guest, at, self.inflater.grains.next_place(&cursor));
             let stop = (guest + grain).min(end);
             let whole = position == guest && stop == guest + grain;
-            if whole {
+            let ready = if whole { self.ahead.take(guest) } else { None };
+            let waits = whole && ready.is_none();
+            if waits {
                 batch[count] = stored;
                 count += 1;
             }
-            if count > 0 && (!whole || count == BATCH || stop == end) {
+            if count > 0 && (!waits || count == BATCH || stop == end) {
                 let (out, rest) = std::mem::take(&mut buf).split_at_mut(count * grain as usize);
-                self.read_whole(&batch[..count], out)?;
+                self.inflater.read_whole(&batch[..count], out)?;
                 buf = rest;
                 count = 0;
             }
-            if !whole {
+            if !waits {
                 let (out, rest) = std::mem::take(&mut buf).split_at_mut((stop - position) as usize);
-                self.read_part(stored, position - guest, out)?;
+                match ready {
+                    Some(bytes) => out.copy_from_slice(&bytes),
+                    None => self.read_part(stored, position - guest, out)?,
+                }
                 buf = rest;
             }
             position = stop;
