@@ -103,6 +103,13 @@ fn untellable(part: Part, file: &[u8], at: u64, specimen: &Specimen, len: u64, d
     }
 }
 
+/// True where what reading cannot tell is written twice, so that checking the disk must find it.
+fn is_told_twice(specimen: &Specimen, part: Part) -> bool {
+    let twice = ["hosted sparse", "split sparse", "hosted delta"].contains(&specimen.name);
+    let entries = matches!(part, Part::Table | Part::SpareTable | Part::Directory | Part::SpareDirectory);
+    entries && (twice || specimen.name.starts_with("stream"))
+}
+
 /// True when checking the disk gives an error, one way or the other.
 fn is_named(files: &Files, specimen: &Specimen) -> bool {
     match vcb_vmdk::check(Arc::new(files.clone()), &specimen.leaf, &OpenOptions::default()) {
@@ -136,7 +143,10 @@ fn any_flipped_bit_of_metadata_is_right_or_refused() {
                         Outcome::Right => count[1] += 1,
                         Outcome::Wrong { len, differs } => {
                             count[2] += 1;
-                            if !untellable(*part, &specimen.folder.files[name], bit / 8, &specimen, len, &differs) {
+                            let file = &specimen.folder.files[name];
+                            let excused = untellable(*part, file, bit / 8, &specimen, len, &differs)
+                                && (!is_told_twice(&specimen, *part) || is_named(&flipped, &specimen));
+                            if !excused {
                                 wrong.push(format!("{what}: length {len}, bytes {differs:x?} differ"));
                             }
                         }

@@ -254,11 +254,11 @@ fn head(file: &BlockRef, len: u64) -> Result<Vec<u8>> {
     read(file, 0, file.len().min(len))
 }
 
-/// The sectors to use of a sparse extent: as many as the descriptor says, which in the last extent may be
-/// less than the header says by the rounding to whole grains; in others that would move all that follows.
+/// The sectors to use of a sparse extent: as many as the descriptor says. The header says the same, or in the
+/// last extent the same rounded up to whole grains; in others that would move all that follows.
 pub(crate) fn capacity(header: u64, grain: u64, descriptor: u64, last: bool) -> Result<u64> {
-    let slack = if last { grain.max(1) } else { 1 };
-    if header >= descriptor && header - descriptor < slack {
+    let rounded = descriptor.checked_next_multiple_of(grain.max(1));
+    if header == descriptor || (last && rounded == Some(header)) {
         return Ok(descriptor);
     }
     let text = format!("the header says {header} sectors, the descriptor {descriptor}");
