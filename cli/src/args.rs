@@ -250,7 +250,7 @@ pub struct Reading {
     /// Only the disk attached here, such as scsi0:0; may be repeated
     #[arg(long = "disk", value_name = "NODE")]
     pub nodes: Vec<String>,
-    /// Read disks whose own journal says that they were not closed
+    /// Read disks that were not closed, or whose files are longer than their descriptor says
     #[arg(long)]
     pub allow_dirty: bool,
     /// Read chains in which a parent changed after its child was made; the bytes mix two states

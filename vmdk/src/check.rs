@@ -135,7 +135,9 @@ pub fn check(resolver: Arc<dyn Resolver>, name: &str, options: &OpenOptions) -> 
                 Ok(()) => {}
             }
         }
-        opener.finish();
+        if let Err(err) = opener.finish() {
+            report.error(&err);
+        }
         report.about(&found.resolved.name);
         for warning in warnings {
             report.add(Severity::Warning, None, warning);

@@ -23,7 +23,8 @@ const DEFAULT_READ_AHEAD: u64 = 4 << 20;
 #[derive(Clone, Default)]
 #[non_exhaustive]
 pub struct OpenOptions {
-    /// Read disks whose metadata says that a write was interrupted, with a warning.
+    /// Read disks whose metadata says that a write was interrupted, or whose flat files are longer than their
+    /// descriptor says, with a warning.
     pub allow_dirty: bool,
     /// Accept a parent that changed after its child was made. The bytes of such a disk mix two states.
     pub ignore_cid: bool,

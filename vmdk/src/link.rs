@@ -82,7 +82,7 @@ pub(crate) fn extents(
 ) -> Result<Vec<Box<dyn Extent>>> {
     let mut opener = Opener::new(resolver, found, options, cache, warnings);
     let extents = found.descriptor.extents.iter().map(|info| opener.open(info)).collect::<Result<_>>()?;
-    opener.finish();
+    opener.finish()?;
     Ok(extents)
 }
 
@@ -157,15 +157,25 @@ impl<'a> Opener<'a> {
         Ok(())
     }
 
-    /// Warns of files that go on after their last extent: the descriptor may have been cut or damaged.
-    pub(crate) fn finish(self) {
+    /// Looks for files that go on after their last extent. A digit lost from the descriptor, or a resize that
+    /// was interrupted, would take the end of the disk away without a word.
+    ///
+    /// # Errors
+    /// When whole sectors belong to no extent, unless such disks are to be read.
+    pub(crate) fn finish(self) -> Result<()> {
         for (name, used) in self.used {
             let end = used.ranges.iter().map(|range| range.end).max().unwrap_or(0);
-            if used.len > end {
-                let text = format!("{name}: {} bytes at the end belong to no extent", used.len - end);
-                self.warnings.push(text);
+            let rest = used.len.saturating_sub(end);
+            if rest == 0 {
+                continue;
             }
+            let text = format!("{rest} bytes at the end belong to no extent");
+            if rest >= 512 && !self.options.allow_dirty {
+                return Err(Error::corrupt(LAYER, text).path(&name).at(end));
+            }
+            self.warnings.push(format!("{name}: {text}"));
         }
+        Ok(())
     }
 
     fn file(&mut self, kind: ExtentKind, file: Resolved, info: &ExtentInfo, len: u64) -> Result<Box<dyn Extent>> {
