@@ -5,7 +5,7 @@ CARGO ?= cargo
 TARGET_DIR := $(if $(CARGO_TARGET_DIR),$(CARGO_TARGET_DIR),target)
 BIN := $(TARGET_DIR)/release/vcbmount
 
-.PHONY: help setup setup-demo build demo test torture fuzz lint bench man completions install
+.PHONY: help setup setup-demo build demo test torture fuzz lint bench man completions install windows test-windows dist-windows
 
 help: ## this list
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  \1\t\2/p' $(MAKEFILE_LIST) | expand -t 16
@@ -45,6 +45,20 @@ bench: setup ## speed, alone and beside peers
 	$(CARGO) bench -p vcb-benches
 	$(CARGO) run --release -p vcb-benches --bin peers -- --write
 
+windows: ## vcbmount.exe, built here for Windows
+	scripts/setup.sh build
+	scripts/windows/cross.sh setup
+	scripts/windows/cross.sh cargo build --release -p vcbmount
+	@echo $(or $(VCB_WINDOWS_TARGET_DIR),target/windows)/x86_64-pc-windows-gnu/release/vcbmount.exe
+
+test-windows: ## everything of Windows but the driver, under wine
+	scripts/setup.sh demo
+	scripts/windows/cross.sh setup
+	scripts/windows/test.sh
+
+dist-windows: windows ## the zip for Windows, in dist/
+	scripts/windows/dist.sh
+
 man: build ## the manual page, in dist/
 	@mkdir -p dist && $(BIN) man > dist/vcbmount.1 && echo dist/vcbmount.1
 
@@ -53,7 +67,8 @@ completions: build ## completion scripts, in dist/
 	@$(BIN) completions bash > dist/vcbmount.bash
 	@$(BIN) completions zsh > dist/_vcbmount
 	@$(BIN) completions fish > dist/vcbmount.fish
-	@echo dist/vcbmount.bash dist/_vcbmount dist/vcbmount.fish
+	@$(BIN) completions powershell > dist/vcbmount.ps1
+	@echo dist/vcbmount.bash dist/_vcbmount dist/vcbmount.fish dist/vcbmount.ps1
 
 install: man completions ## installs below PREFIX (/usr/local)
 	install -D -m 755 $(BIN) $(DESTDIR)$(PREFIX)/bin/vcbmount

@@ -3,7 +3,7 @@
 #
 # Makes a Windows-like VM (an MBR disk with an NTFS volume, and a snapshot delta over it that holds later
 # changes), mounts it as files and as images, backs the files up with tar, and compares every hash with what
-# was written. Only our own binary reads the VM; ntfs-3g and qemu-img write it and judge the outcome.
+# was written. With VCB_DEMO_OUT=DIR it leaves the VM and the hashes there. Only our own binary reads the VM; ntfs-3g and qemu-img write it and judge the outcome.
 set -euo pipefail
 
 bin=$(realpath "${1:-target/release/vcbmount}")
@@ -74,6 +74,13 @@ scsi0:0.present = "TRUE"
 scsi0:0.fileName = "web01-000001.vmdk"
 VMX
 ls -sh "$vm"
+
+# For a machine elsewhere: the VM, and the hash of every file on it.
+if [ -n "${VCB_DEMO_OUT:-}" ]; then
+    mkdir -p "$VCB_DEMO_OUT"
+    cp -r "$vm" "$VCB_DEMO_OUT/"
+    (cd "$work/written" && find . -type f -exec sha256sum {} +) >"$VCB_DEMO_OUT/expected.sha256"
+fi
 
 say "Looking at it without mounting"
 show "$bin" info "$vm"

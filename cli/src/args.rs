@@ -9,9 +9,12 @@ use vcb_mountd::config;
 use vcb_mountd::plan::{Choice, ReadOptions};
 use vcb_mountd::view::Exclude;
 
+use crate::sys;
+
 /// Backup proxy for VMware: mounts a VM's frozen disks as files or as images.
 #[derive(Parser)]
-#[command(name = "vcbmount", version, max_term_width = 100, after_help = exit_codes(), after_long_help = exit_codes())]
+#[command(name = "vcbmount", version, long_version = sys::LONG_VERSION, max_term_width = 100)]
+#[command(after_help = exit_codes(), after_long_help = exit_codes())]
 #[command(disable_help_subcommand = false, arg_required_else_help = true)]
 pub struct Cli {
     /// Flags of every command.
@@ -418,7 +421,7 @@ pub fn exit_codes() -> String {
     for exit in Exit::ALL {
         text.push_str(&format!("  {:>3}  {}\n", exit.number(), exit.meaning()));
     }
-    text
+    text + sys::NOTICE
 }
 
 #[cfg(test)]

@@ -8,6 +8,7 @@ mod commands;
 mod context;
 mod logging;
 mod output;
+mod service;
 mod sys;
 mod vcb;
 
@@ -51,7 +52,7 @@ fn main() -> ExitCode {
     ExitCode::from(exit.number())
 }
 
-/// Serves or watches a mount, when this process was started by `mount` to do so. The words are no part of
+/// Serves or watches a mount, when this process was started by `mount` to do so, or runs as a service. The words are no part of
 /// the command line: nobody else is to use them.
 fn background() -> Option<ExitCode> {
     let args: Vec<_> = std::env::args_os().collect();
@@ -59,9 +60,12 @@ fn background() -> Option<ExitCode> {
     let command = command.to_str().filter(|command| command.starts_with("__"))?;
     let program = Program::current(flags.to_vec()).ok()?;
     let global = Background::try_parse_from(std::iter::once(&args[0]).chain(flags)).ok()?.global;
+    if command == service::COMMAND {
+        return Some(service::run(global));
+    }
     let config = Config::load(global.config.as_deref()).unwrap_or_default();
     if let Err(failure) = logging::start(&global, &config.log) {
         output::print_failure(&failure, global.json);
     }
-    session::hidden(&program, command, &MountPlan::open)
+    session::hidden(&program, command, &MountPlan::open, &sys::front_end())
 }

@@ -176,7 +176,7 @@ codes! {
         "Name an empty folder of your own, or one that does not exist yet.";
     MountPointBusy = 301, InUse, "the mount point is taken by another session",
         "Unmount it with 'vcbmount umount', or choose another folder.";
-    Fuse = 302, Failed, "FUSE cannot be used",
+    Fuse = 302, Failed, "FUSE or WinFsp cannot be used",
         "Run 'vcbmount doctor'.";
     ServerDied = 303, Failed, "the process that serves the mount ended",
         "See the session's log; 'vcbmount umount' clears what is left.";

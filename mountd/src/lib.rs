@@ -8,6 +8,7 @@ pub mod datastore;
 pub mod export;
 pub mod failure;
 pub mod front;
+pub mod host;
 pub mod lookup;
 pub mod orchestrate;
 pub mod plan;

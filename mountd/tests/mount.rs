@@ -22,6 +22,7 @@ use std::time::{Duration, Instant};
 use vcb_block::{BlockRef, Concat, FileSource, MemBlock, ZeroBlock};
 use vcb_mountd::config::Preexisting;
 use vcb_mountd::front::FrontOptions;
+use vcb_mountd::front::fuse::FuseFrontEnd;
 use vcb_mountd::plan::{DiskPlan, MountPlan, ReadOptions, Source, VmIdentity};
 use vcb_mountd::session::{self, Health, Program, Request, Show, Started, StateDir};
 use vcb_mountd::view::{FileOptions, FullVmOptions};
@@ -41,7 +42,7 @@ fn main() -> ExitCode {
     match args.first().map(String::as_str) {
         Some("__nobody") => return as_nobody(Path::new(&args[1])),
         Some(command) => {
-            if let Some(code) = session::hidden(&program, command, &open) {
+            if let Some(code) = session::hidden(&program, command, &open, &FuseFrontEnd) {
                 return code;
             }
         }

@@ -49,7 +49,7 @@ fn write_secret(path: &Path, secret: &str) -> Outcome<()> {
             .because(err)
             .next_step("Name a file that does not exist yet, in a folder you may write to.")
     };
-    let mut file = crate::sys::create_private(path).map_err(failed)?;
+    let mut file = vcb_mountd::host::create_private_file(path).map_err(failed)?;
     writeln!(file, "{secret}").and_then(|()| file.sync_all()).map_err(failed)
 }
 

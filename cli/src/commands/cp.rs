@@ -153,8 +153,7 @@ impl Copy<'_> {
                 return Ok(());
             }
         };
-        let target = sys::os_name(&parts.join(&b'/')).ok_or_else(|| unusable(&parts.join(&b'/')))?;
-        sys::symlink(Path::new(&target), &next.to).map_err(|err| write_failed(&next.to, err))
+        sys::symlink(&parts.join(&b'/'), &next.to).map_err(|err| write_failed(&next.to, err))
     }
 
     fn report(&mut self, failure: &Failure) {

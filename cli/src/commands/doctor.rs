@@ -84,9 +84,10 @@ fn config_check(context: &Context) -> Check {
         .map(|file| file.display().to_string())
         .collect();
     if read.is_empty() {
+        let usual = Config::files(None).into_iter().next().unwrap_or_default();
         return Check::limited(
             "no configuration file: VMs can be named by path only",
-            "Write /etc/vcbmount/config.toml; docs/configuration.md has an example.",
+            format!("Write {}; docs/configuration.md has an example.", usual.display()),
         );
     }
     Check::good(format!("configuration: {}", read.join(", ")))

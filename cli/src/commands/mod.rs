@@ -10,7 +10,7 @@ mod export;
 mod info;
 mod list;
 mod ls;
-mod mount;
+pub mod mount;
 mod server;
 mod sessions;
 mod target;

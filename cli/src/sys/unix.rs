@@ -1,22 +1,33 @@
 //! Unix.
 
 use std::ffi::{OsStr, OsString};
-use std::fs::{File, OpenOptions};
+use std::fs::OpenOptions;
 use std::os::unix::ffi::OsStrExt;
-use std::os::unix::fs::OpenOptionsExt;
 use std::os::unix::process::ExitStatusExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::ExitStatus;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 
+use vcb_mountd::front::FrontEnd;
+use vcb_mountd::front::fuse::FuseFrontEnd;
 use vcb_mountd::{Code, Failure, Outcome};
 
 use crate::commands::doctor::Check;
 
-/// Creates a file that must not exist yet and that only its owner can read, from the moment it exists.
-pub fn create_private(path: &Path) -> std::io::Result<File> {
-    OpenOptions::new().write(true).create_new(true).mode(0o600).open(path)
+/// What `--version` shows.
+pub const LONG_VERSION: &str = env!("CARGO_PKG_VERSION");
+/// What help shows at its end about licences of others: nothing has to be said here.
+pub const NOTICE: &str = "";
+
+/// Where a service's log goes, unless the configuration says it: the service manager takes stderr.
+pub fn service_log() -> Option<PathBuf> {
+    None
+}
+
+/// What views are mounted with here.
+pub fn front_end() -> impl FrontEnd {
+    FuseFrontEnd
 }
 
 /// A name of the guest as a name of this host: its bytes.
@@ -25,9 +36,9 @@ pub fn os_name(name: &[u8]) -> Option<OsString> {
     Some(OsStr::from_bytes(name).to_owned())
 }
 
-/// Makes a symbolic link.
-pub fn symlink(target: &Path, link: &Path) -> std::io::Result<()> {
-    std::os::unix::fs::symlink(target, link)
+/// Makes a symbolic link; `target` has `/` between its components.
+pub fn symlink(target: &[u8], link: &Path) -> std::io::Result<()> {
+    std::os::unix::fs::symlink(OsStr::from_bytes(target), link)
 }
 
 /// A flag that SIGINT and SIGTERM set, so that the work can be ended in order.

@@ -1,39 +1,85 @@
 //! Windows.
 
 use std::ffi::OsString;
-use std::fs::{File, OpenOptions};
-use std::path::Path;
+use std::os::windows::ffi::OsStringExt;
+use std::path::{Path, PathBuf};
 use std::process::ExitStatus;
 use std::sync::Arc;
-use std::sync::atomic::AtomicBool;
+use std::sync::atomic::{AtomicBool, Ordering};
 
-use vcb_mountd::Outcome;
+use vcb_mountd::front::FrontEnd;
+use vcb_mountd::{Outcome, host};
+use vcb_winfsp::{WinFspFrontEnd, load, names};
 
 use crate::commands::doctor::Check;
 
-/// Creates a file that must not exist yet. Who can read it is decided by its folder, as a user's profile
-/// folder is readable by that user alone.
-pub fn create_private(path: &Path) -> std::io::Result<File> {
-    OpenOptions::new().write(true).create_new(true).open(path)
+/// What WinFsp's licence asks to be shown, and what follows from the licence of the crate winfsp.
+macro_rules! notice {
+    () => {
+        "\nThis program contains the crate winfsp and is therefore under the GNU General Public License, version 3.\n\
+         WinFsp - Windows File System Proxy, Copyright (C) Bill Zissimopoulos\n\
+         https://github.com/winfsp/winfsp"
+    };
 }
 
-/// A name of the guest as a name of this host. Names that Windows would take for something else are none.
+/// What `--version` shows.
+pub const LONG_VERSION: &str = concat!(env!("CARGO_PKG_VERSION"), notice!());
+/// What help shows at its end about licences of others.
+pub const NOTICE: &str = notice!();
+
+/// What views are mounted with here.
+pub fn front_end() -> impl FrontEnd {
+    WinFspFrontEnd
+}
+
+/// A name of the guest as a name of this host: what Windows refuses is shown as on mounts.
+#[allow(clippy::unnecessary_wraps, reason = "other systems cannot represent every name")]
 pub fn os_name(name: &[u8]) -> Option<OsString> {
-    let text = std::str::from_utf8(name).ok()?;
-    (!text.contains(['\\', ':', '*', '?', '"', '<', '>', '|'])).then(|| text.into())
+    Some(OsString::from_wide(&names::to_windows(name)))
 }
 
-/// Makes a symbolic link to a file.
-pub fn symlink(target: &Path, link: &Path) -> std::io::Result<()> {
-    std::os::windows::fs::symlink_file(target, link)
+/// Makes a symbolic link; `target` has `/` between its components.
+pub fn symlink(target: &[u8], link: &Path) -> std::io::Result<()> {
+    let part = |part: &[u8]| match part {
+        b"." | b".." => OsString::from(String::from_utf8_lossy(part).into_owned()),
+        part => OsString::from_wide(&names::to_windows(part)),
+    };
+    let target: PathBuf = target.split(|byte| *byte == b'/').map(part).collect();
+    // Links to folders are of another kind than links to files.
+    if link.parent().is_some_and(|folder| folder.join(&target).is_dir()) {
+        std::os::windows::fs::symlink_dir(target, link)
+    } else {
+        std::os::windows::fs::symlink_file(target, link)
+    }
 }
 
-/// Windows ends console programs by itself.
+/// A flag that Ctrl+C and its like set, so that the work can be ended in order.
+#[allow(clippy::unnecessary_wraps, reason = "other systems may refuse")]
 pub fn stop_on_signals() -> Outcome<Arc<AtomicBool>> {
-    Ok(Arc::default())
+    let stop = Arc::new(AtomicBool::new(false));
+    let set = Arc::clone(&stop);
+    host::on_stop_signal(move || set.store(true, Ordering::Relaxed));
+    Ok(stop)
 }
 
 /// The exit code of a finished process.
 pub fn exit_code(status: ExitStatus) -> i32 {
     status.code().unwrap_or(1)
+}
+
+/// Where a service's log goes, unless the configuration says it.
+pub fn service_log() -> Option<PathBuf> {
+    let folder = std::env::var_os("ProgramData").map(PathBuf::from).filter(|path| path.is_absolute())?;
+    Some(folder.join("vcbmount").join("service.log"))
+}
+
+/// Whether this host can mount.
+pub fn mount_checks() -> Vec<Check> {
+    const GET: &str = "Install WinFsp 2.1 or newer from https://winfsp.dev (winget install WinFsp.WinFsp).";
+    let check = match (load::dll_path(), load::load()) {
+        (Some(path), Ok(_)) => Check::good(format!("WinFsp is installed: {}", path.display())),
+        (Some(path), Err(why)) => Check::bad(format!("WinFsp is installed at {} but: {why}", path.display()), GET),
+        (None, _) => Check::bad("WinFsp is not installed: nothing can be mounted", GET),
+    };
+    vec![check]
 }

@@ -13,6 +13,7 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 
 use crate::failure::{Code, Failure, Outcome};
+use crate::sys;
 
 pub use import::import;
 
@@ -287,7 +288,7 @@ pub struct HooksConfig {
 
 impl Default for HooksConfig {
     fn default() -> Self {
-        HooksConfig { dir: PathBuf::from("/etc/vcbmount/hooks.d"), timeout_seconds: 900 }
+        HooksConfig { dir: sys::hooks_folder(), timeout_seconds: 900 }
     }
 }
 
@@ -336,10 +337,7 @@ impl Config {
     /// The files that are read, lowest layer first. Only `explicit` must exist.
     #[must_use]
     pub fn files(explicit: Option<&Path>) -> Vec<PathBuf> {
-        let mut files = vec![PathBuf::from("/etc/vcbmount/config.toml")];
-        let home = || std::env::var_os("HOME").map(|home| PathBuf::from(home).join(".config"));
-        let user = std::env::var_os("XDG_CONFIG_HOME").filter(|dir| !dir.is_empty()).map(PathBuf::from).or_else(home);
-        files.extend(user.map(|dir| dir.join("vcbmount/config.toml")));
+        let mut files = sys::config_files();
         files.extend(explicit.map(Path::to_owned));
         files
     }
@@ -473,9 +471,9 @@ pub fn octal_mode(text: &str) -> Result<u16, String> {
 
 fn expand_home(path: &mut PathBuf) {
     if let Ok(rest) = path.strip_prefix("~")
-        && let Some(home) = std::env::var_os("HOME")
+        && let Some(home) = sys::home()
     {
-        *path = Path::new(&home).join(rest);
+        *path = home.join(rest);
     }
 }
 

@@ -19,6 +19,8 @@ pub use report::{Report, Unreadable};
 pub struct FrontOptions {
     /// Name of the mount in the system's list of mounts.
     pub source: String,
+    /// Name of what is mounted, where mounts have a label.
+    pub label: String,
     /// Owner shown for everything; the user who mounts when not given.
     pub uid: Option<u32>,
     /// Group shown for everything.
@@ -39,6 +41,7 @@ impl Default for FrontOptions {
     fn default() -> Self {
         FrontOptions {
             source: "vcbmount".to_owned(),
+            label: String::new(),
             uid: None,
             gid: None,
             file_mode: 0o644,
@@ -52,7 +55,7 @@ impl Default for FrontOptions {
 
 /// Mounts views.
 pub trait FrontEnd {
-    /// Mounts `view` at the existing folder `at`. When it returns, the mount answers.
+    /// Mounts `view` at `at`, which the session has made ready. When it returns, the mount answers.
     ///
     /// # Errors
     /// What the system says, with what to do about it.
@@ -65,8 +68,15 @@ pub trait FrontEnd {
     ) -> Result<Box<dyn Mounted>>;
 }
 
+/// Takes a mount away, from any thread; with `true` even while files are open. A mount that is gone has been
+/// taken away.
+pub type Unmounter = Box<dyn Fn(bool) -> std::io::Result<()> + Send>;
+
 /// A view while it is mounted. Dropping it unmounts.
 pub trait Mounted: Send {
+    /// What ends [`Mounted::serve`].
+    fn unmounter(&self) -> Unmounter;
+
     /// Answers requests until the mount is gone, whoever removed it.
     ///
     /// # Errors

@@ -7,6 +7,7 @@ use vcb_vsphere::{Client, Error, Fingerprint, Secret, Settings, Trust};
 
 use crate::config::VCenter;
 use crate::failure::{Code, Failure, Outcome};
+use crate::sys;
 
 /// The environment variable that is read for the password when there is no better place. Children never
 /// get it.
@@ -79,16 +80,9 @@ fn password(server: &VCenter, prompt: Prompt<'_>) -> Outcome<Secret> {
 
 fn from_file(file: &Path) -> Outcome<Secret> {
     let failed = |err| Failure::new(Code::Config, format!("cannot read {}", file.display())).because(err);
-    #[cfg(unix)]
-    {
-        use std::os::unix::fs::PermissionsExt;
-        let mode = std::fs::metadata(file).map_err(failed)?.permissions().mode();
-        if mode & 0o077 != 0 {
-            let what = format!("others can read the password file {}", file.display());
-            return Err(Failure::new(Code::Config, what)
-                .because(format!("its mode is {:04o}", mode & 0o7777))
-                .next_step(format!("Run: chmod 600 {}", file.display())));
-        }
+    if let Some((why, next)) = sys::others_can_read(file).map_err(failed)? {
+        let what = format!("others can read the password file {}", file.display());
+        return Err(Failure::new(Code::Config, what).because(why).next_step(next));
     }
     let text = std::fs::read_to_string(file).map_err(failed)?;
     Ok(Secret::new(text.trim_end_matches(['\r', '\n'])))

@@ -23,6 +23,7 @@ use std::time::{Duration, Instant};
 use super::connect::PASSWORD_VARIABLE;
 use crate::config::HooksConfig;
 use crate::failure::{Code, Failure, Outcome};
+use crate::sys;
 
 /// Longest line of output that is logged whole.
 const MAX_LINE: usize = 4096;
@@ -127,8 +128,7 @@ impl Hooks {
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
             .stderr(Stdio::piped());
-        #[cfg(unix)]
-        std::os::unix::process::CommandExt::process_group(&mut command, 0);
+        sys::own_group(&mut command);
         let mut child = command.spawn().map_err(|err| failed(err.to_string()))?;
         let outputs: [Option<Box<dyn Read + Send>>; 2] =
             [child.stdout.take().map(|pipe| Box::new(pipe) as _), child.stderr.take().map(|pipe| Box::new(pipe) as _)];
@@ -165,23 +165,12 @@ fn programs(folder: &Path) -> Outcome<Vec<PathBuf>> {
     Ok(programs)
 }
 
-#[cfg(unix)]
 fn is_executable(path: &Path) -> Outcome<bool> {
-    use std::os::unix::fs::PermissionsExt;
     let failed = |err| Failure::new(Code::Hook, format!("cannot look at the hook {}", path.display())).because(err);
-    let mode = std::fs::metadata(path).map_err(failed)?.permissions().mode();
-    if mode & 0o111 != 0 && mode & 0o002 != 0 {
+    sys::is_executable(path).map_err(failed)?.map_err(|next| {
         // Whoever may write it would run as us.
-        let what = format!("anybody may change the hook {}", path.display());
-        return Err(Failure::new(Code::Hook, what).next_step(format!("Run: chmod o-w {}", path.display())));
-    }
-    Ok(mode & 0o111 != 0)
-}
-
-#[cfg(not(unix))]
-fn is_executable(path: &Path) -> Outcome<bool> {
-    let extension = path.extension().and_then(|extension| extension.to_str()).unwrap_or_default();
-    Ok(["exe", "bat", "cmd"].iter().any(|known| extension.eq_ignore_ascii_case(known)))
+        Failure::new(Code::Hook, format!("anybody may change the hook {}", path.display())).next_step(next)
+    })
 }
 
 fn log_lines(output: impl Read, name: &str) {
@@ -205,25 +194,13 @@ fn wait(child: &mut Child, limit: Duration) -> std::io::Result<Option<ExitStatus
             return Ok(Some(status));
         }
         if started.elapsed() >= limit {
-            kill(child)?;
+            sys::kill_group(child)?;
             child.wait()?;
             return Ok(None);
         }
         std::thread::sleep(pause);
         pause = (pause * 2).min(Duration::from_millis(200));
     }
-}
-
-#[cfg(unix)]
-fn kill(child: &Child) -> std::io::Result<()> {
-    use nix::sys::signal::{Signal, killpg};
-    let group = i32::try_from(child.id()).map_err(std::io::Error::other)?;
-    killpg(nix::unistd::Pid::from_raw(group), Signal::SIGKILL).map_err(Into::into)
-}
-
-#[cfg(not(unix))]
-fn kill(child: &mut Child) -> std::io::Result<()> {
-    child.kill()
 }
 
 #[cfg(all(test, unix))]

@@ -14,6 +14,7 @@ use vcb_vsphere::Moref;
 use super::fault;
 use crate::failure::{Code, Failure, Outcome};
 use crate::plan::VmIdentity;
+use crate::sys::sync_folder;
 
 /// Form of the files; others are refused.
 const VERSION: u32 = 1;
@@ -281,16 +282,6 @@ fn remove(path: &Path) -> Outcome<()> {
         Err(err) if err.kind() != std::io::ErrorKind::NotFound => Err(unusable(path, err)),
         _ => Ok(()),
     }
-}
-
-#[cfg(unix)]
-fn sync_folder(folder: &Path) -> std::io::Result<()> {
-    File::open(folder)?.sync_all()
-}
-
-#[cfg(not(unix))]
-fn sync_folder(_folder: &Path) -> std::io::Result<()> {
-    Ok(())
 }
 
 fn unusable(path: &Path, err: std::io::Error) -> Failure {

@@ -543,12 +543,6 @@ fn pause(started: Instant, cancel: &Cancel) {
     }
 }
 
-#[cfg(unix)]
 pub(super) fn host_name() -> String {
-    nix::unistd::gethostname().map_or_else(|_| "this proxy".to_owned(), |name| name.to_string_lossy().into_owned())
-}
-
-#[cfg(not(unix))]
-pub(super) fn host_name() -> String {
-    std::env::var("COMPUTERNAME").unwrap_or_else(|_| "this proxy".to_owned())
+    crate::sys::host_name().unwrap_or_else(|| "this proxy".to_owned())
 }

@@ -11,6 +11,9 @@ use crate::sys;
 /// `at` made absolute without touching it: what is mounted there may be dead, and asking it would fail.
 /// The folder that holds it is resolved, so that one place has one name.
 pub(super) fn absolute(at: &Path) -> Outcome<PathBuf> {
+    if let Some(at) = sys::bare_mount_point(at) {
+        return Ok(at);
+    }
     let refuse = |err| unusable(at, "its parent folder cannot be resolved").because(err);
     let full = std::path::absolute(at).map_err(refuse)?;
     let (Some(parent), Some(name)) = (full.parent(), full.file_name()) else {
@@ -32,7 +35,7 @@ pub(super) fn absolute(at: &Path) -> Outcome<PathBuf> {
             Err(err) => return Err(refuse(err)),
         }
     };
-    Ok(missing.into_iter().rev().fold(real, |path, name| path.join(name)))
+    Ok(missing.into_iter().rev().fold(sys::plain(real), |path, name| path.join(name)))
 }
 
 /// Makes `at` (absolute) ready. Gives the folders that were made, deepest first.
@@ -44,6 +47,10 @@ pub(super) fn prepare(at: &Path, state: &StateDir) -> Outcome<Vec<PathBuf>> {
         }
         sys::unmount(at, true).map_err(|err| unusable(at, "a dead mount of ours cannot be removed").because(err))?;
     }
+    if sys::bare_mount_point(at).is_some() {
+        return Ok(Vec::new());
+    }
+    let wanted = sys::folder_to_make(at);
     match fs::symlink_metadata(at) {
         Ok(meta) if meta.is_dir() => {
             let user = sys::user();
@@ -54,11 +61,14 @@ pub(super) fn prepare(at: &Path, state: &StateDir) -> Outcome<Vec<PathBuf>> {
             if entries.next().is_some() {
                 return Err(unusable(at, "it is not empty"));
             }
+            if wanted != at {
+                return Err(unusable(at, "it exists, and the folder of a mount is made by mounting"));
+            }
             Ok(Vec::new())
         }
         Ok(meta) if meta.is_symlink() => Err(unusable(at, "it is a symbolic link")),
         Ok(_) => Err(unusable(at, "it is not a folder")),
-        Err(err) if err.kind() == io::ErrorKind::NotFound => create(at),
+        Err(err) if err.kind() == io::ErrorKind::NotFound => create(wanted),
         Err(err) => Err(unusable(at, "it cannot be examined").because(err)),
     }
 }
@@ -89,7 +99,7 @@ pub(super) fn remove(created: &[PathBuf]) {
 pub(super) fn mounted_at(at: &Path) -> Outcome<Option<sys::MountEntry>> {
     let mounts =
         sys::mounts().map_err(|err| Failure::new(Code::Fuse, "cannot read the list of mounts").because(err))?;
-    Ok(mounts.into_iter().rev().find(|entry| entry.at == at))
+    Ok(mounts.into_iter().rev().find(|entry| sys::is_same_path(&entry.at, at)))
 }
 
 /// True for mounts that bear our mark.

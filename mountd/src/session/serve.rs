@@ -2,6 +2,7 @@
 
 use std::fs::File;
 use std::io::{Read, Write};
+use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
@@ -11,7 +12,7 @@ use super::state::{MountLock, Record, Stage, StateDir, source_of, write_unreadab
 use super::watch::{self, Watcher};
 use super::{Answer, Request, Show, mount_point, stop};
 use crate::failure::{Code, Failure, Outcome};
-use crate::front::{FrontEnd, Mounted, Report};
+use crate::front::{FrontEnd, Mounted, Report, Unmounter};
 use crate::plan::MountPlan;
 use crate::sys;
 use crate::view::{FileView, FullVmView, View};
@@ -32,11 +33,12 @@ const MAX_REQUEST: u64 = 64 << 20;
 pub type OpenPlan = dyn Fn(&MountPlan) -> Outcome<OpenVm>;
 
 /// Runs `command` when it is one of those by which this program starts itself in the background, and gives
-/// its exit code. `program` says how it starts its watcher, `open` how plans are opened.
+/// its exit code. `program` says how it starts its watcher, `open` how plans are opened, `front` what they are
+/// mounted with.
 #[must_use]
-pub fn hidden(program: &Program, command: &str, open: &OpenPlan) -> Option<ExitCode> {
+pub fn hidden(program: &Program, command: &str, open: &OpenPlan, front: &dyn FrontEnd) -> Option<ExitCode> {
     match command {
-        COMMAND => Some(serve(program, open)),
+        COMMAND => Some(serve(program, open, front)),
         watch::COMMAND => {
             watch::watch(std::io::stdin().lock());
             Some(ExitCode::SUCCESS)
@@ -45,14 +47,14 @@ pub fn hidden(program: &Program, command: &str, open: &OpenPlan) -> Option<ExitC
     }
 }
 
-fn serve(program: &Program, open: &OpenPlan) -> ExitCode {
+fn serve(program: &Program, open: &OpenPlan, front: &dyn FrontEnd) -> ExitCode {
     sys::leave_terminal();
     let stopping = Arc::new(Stopping::default());
     sys::on_stop_signal({
         let stopping = Arc::clone(&stopping);
         move || stopping.stop()
     });
-    match set_up(program, open, &stopping) {
+    match set_up(program, open, front, &stopping) {
         Ok(server) => {
             server.run(&stopping);
             ExitCode::SUCCESS
@@ -84,7 +86,7 @@ struct Server {
     _lock: MountLock,
 }
 
-fn set_up(program: &Program, open: &OpenPlan, stopping: &Arc<Stopping>) -> Outcome<Server> {
+fn set_up(program: &Program, open: &OpenPlan, front_end: &dyn FrontEnd, stopping: &Arc<Stopping>) -> Outcome<Server> {
     let mut text = Vec::new();
     let unheard = |err| Failure::new(Code::ServerDied, "no instructions came").because(err);
     std::io::stdin().lock().take(MAX_REQUEST).read_to_end(&mut text).map_err(unheard)?;
@@ -111,7 +113,8 @@ fn set_up(program: &Program, open: &OpenPlan, stopping: &Arc<Stopping>) -> Outco
     let report = report_to(&state, &request.id).map_err(undo)?;
     let mut front = request.front.clone();
     front.source = source_of(&request.id);
-    let mounted = sys::front_end().mount(view, &request.at, &front, Arc::clone(&report));
+    front.label.clone_from(&request.plan.vm.name);
+    let mounted = front_end.mount(view, &request.at, &front, Arc::clone(&report));
     let mounted = mounted.map_err(|err| {
         let code = if err.kind() == vcb_block::Kind::Denied { Code::Denied } else { Code::Fuse };
         undo(Failure::new(code, format!("cannot mount on {}", request.at.display())).because(err))
@@ -120,7 +123,7 @@ fn set_up(program: &Program, open: &OpenPlan, stopping: &Arc<Stopping>) -> Outco
     record.stage = Stage::Mounted;
     record.device = mount_point::mounted_at(&request.at)?.map(|entry| entry.device);
     state.save(&record)?;
-    stopping.mounted(record.clone());
+    stopping.mounted(record.at.clone(), mounted.unmounter());
     let server = Server { vm, mounted, report, state, record, watcher, _lock: lock };
     if !answer(&Answer::Ready { notes }) {
         // Whoever asked has given up, so nobody will unmount.
@@ -214,7 +217,7 @@ struct Stopping(Mutex<StopState>);
 
 #[derive(Default)]
 struct StopState {
-    record: Option<Record>,
+    mounted: Option<(PathBuf, Unmounter)>,
     asked: bool,
     given_up: bool,
 }
@@ -228,9 +231,9 @@ impl Stopping {
         self.with(|state| state.given_up)
     }
 
-    fn mounted(self: &Arc<Self>, record: Record) {
+    fn mounted(self: &Arc<Self>, at: PathBuf, unmount: Unmounter) {
         let asked = self.with(|state| {
-            state.record = Some(record);
+            state.mounted = Some((at, unmount));
             state.asked
         });
         if asked {
@@ -240,21 +243,16 @@ impl Stopping {
 
     /// Unmounts, first politely, then lazily. Before anything is mounted it only notes the wish.
     fn stop(self: &Arc<Self>) {
-        let record = self.with(|state| {
+        let mounted = self.with(|state| {
             state.asked = true;
-            state.record.take()
+            state.mounted.take()
         });
-        let Some(record) = record else { return };
+        let Some((at, unmount)) = mounted else { return };
         let stopping = Arc::clone(self);
         std::thread::spawn(move || {
-            let ours = || {
-                let entry = mount_point::mounted_at(&record.at).ok().flatten();
-                entry.is_some_and(|entry| entry.source == record.source())
-            };
-            let gone = stop::wait_until(POLITE, || !ours() || sys::unmount(&record.at, false).is_ok());
-            if !gone && ours() {
-                tracing::warn!(at = %record.at.display(), "files are open: unmounting lazily");
-                if let Err(err) = sys::unmount(&record.at, true) {
+            if !stop::wait_until(POLITE, || unmount(false).is_ok()) {
+                tracing::warn!(at = %at.display(), "files are open: unmounting lazily");
+                if let Err(err) = unmount(true) {
                     tracing::error!(%err, "cannot unmount");
                 }
             }

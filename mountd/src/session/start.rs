@@ -77,14 +77,11 @@ pub fn start(state: &StateDir, request: &Request, preexisting: Preexisting, prog
     let log_path = state.log_file(&request.id);
     let failed = |what: &str| Failure::new(Code::ServerDied, format!("cannot {what} the background process"));
     let log = File::create(&log_path).map_err(|err| failed("log for").because(err))?;
-    let mut child = Command::new(&program.path)
-        .args(program.with(COMMAND))
-        .env(super::STATE_VARIABLE, state.root())
-        .stdin(Stdio::piped())
-        .stdout(Stdio::piped())
-        .stderr(log)
-        .spawn()
-        .map_err(|err| failed("start").because(err))?;
+    let mut command = Command::new(&program.path);
+    command.args(program.with(COMMAND)).env(super::STATE_VARIABLE, state.root());
+    command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(log);
+    sys::detach(&mut command);
+    let mut child = command.spawn().map_err(|err| failed("start").because(err))?;
     let text = serde_json::to_vec(&request).map_err(|err| failed("instruct").because(err))?;
     if let Some(mut stdin) = child.stdin.take()
         && let Err(err) = stdin.write_all(&text)
@@ -115,7 +112,9 @@ pub fn start(state: &StateDir, request: &Request, preexisting: Preexisting, prog
 /// What to do about a session of ours on the same mount point: `Some` when it serves.
 fn preexisting_at(state: &StateDir, request: &Request, preexisting: Preexisting) -> Outcome<Option<Started>> {
     let alive = |health| matches!(health, Health::Mounted | Health::Starting);
-    let found = list(state)?.into_iter().find(|session| session.record.at == request.at && alive(session.health));
+    let found = list(state)?
+        .into_iter()
+        .find(|session| sys::is_same_path(&session.record.at, &request.at) && alive(session.health));
     let Some(session) = found else { return Ok(None) };
     let record = session.record;
     match preexisting {

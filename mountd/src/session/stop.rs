@@ -38,7 +38,7 @@ pub fn umount(state: &StateDir, target: &str) -> Outcome<Unmounted> {
         return end(state, record);
     }
     let at = mount_point::absolute(Path::new(target))?;
-    if let Some(record) = records.iter().rev().find(|record| record.at == at) {
+    if let Some(record) = records.iter().rev().find(|record| sys::is_same_path(&record.at, &at)) {
         return end(state, record);
     }
     match mount_point::mounted_at(&at)? {
@@ -51,7 +51,9 @@ pub fn umount(state: &StateDir, target: &str) -> Outcome<Unmounted> {
             let text = format!("{} is no mount of ours but {} ({})", at.display(), entry.source, entry.fs_type);
             Err(Failure::new(Code::MountPoint, text))
         }
-        None if target.contains(std::path::MAIN_SEPARATOR) || Path::new(target).exists() => Ok(Unmounted::default()),
+        None if at == Path::new(target) || target.contains(std::path::MAIN_SEPARATOR) || Path::new(target).exists() => {
+            Ok(Unmounted::default())
+        }
         None => Err(Failure::new(Code::SessionNotFound, format!("no session '{target}'"))),
     }
 }

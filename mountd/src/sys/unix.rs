@@ -3,13 +3,12 @@
 use std::ffi::OsString;
 use std::fs;
 use std::io;
-use std::os::unix::fs::MetadataExt;
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
+use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
+use std::process::{Child, Command};
 
-use serde::{Deserialize, Serialize};
-
-use crate::front::FrontEnd;
-use crate::front::fuse::FuseFrontEnd;
+use super::{MountEntry, Signal};
 
 /// Who runs this process.
 #[derive(Debug, Clone, Copy)]
@@ -29,14 +28,35 @@ pub(crate) fn user() -> User {
     User { uid: nix::unistd::geteuid().as_raw(), gid: nix::unistd::getegid().as_raw() }
 }
 
-/// A line of the table of mounts.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct MountEntry {
-    /// `major:minor` of the mounted filesystem.
-    pub(crate) device: String,
-    pub(crate) at: PathBuf,
-    pub(crate) fs_type: String,
-    pub(crate) source: String,
+/// The block devices of this host that may be LUNs: whole disks, multipath devices in place of their single
+/// paths, loop devices.
+pub(crate) fn block_devices() -> Vec<PathBuf> {
+    devices_of(Path::new("/sys/class/block"))
+}
+
+/// Whole disks below `sysfs`, by their device paths.
+fn devices_of(sysfs: &Path) -> Vec<PathBuf> {
+    let read = |path: PathBuf| fs::read_to_string(path).map(|text| text.trim().to_owned()).unwrap_or_default();
+    let mut found = Vec::new();
+    for entry in fs::read_dir(sysfs).into_iter().flatten().flatten() {
+        let dir = entry.path();
+        let name = entry.file_name().to_string_lossy().into_owned();
+        let empty = read(dir.join("size")).parse::<u64>().unwrap_or(0) == 0;
+        let mapped = read(dir.join("dm/uuid"));
+        if empty || dir.join("partition").exists() || (!mapped.is_empty() && !mapped.starts_with("mpath-")) {
+            continue;
+        }
+        // A path of a multipath device is read through that device, which survives the loss of the path.
+        let holders = fs::read_dir(dir.join("holders")).into_iter().flatten().flatten();
+        if holders.into_iter().any(|holder| read(holder.path().join("dm/uuid")).starts_with("mpath-")) {
+            continue;
+        }
+        let device =
+            if mapped.is_empty() { name.replace('!', "/") } else { format!("mapper/{}", read(dir.join("dm/name"))) };
+        found.push(Path::new("/dev").join(device));
+    }
+    found.sort();
+    found
 }
 
 /// The mounts that this process sees, in the order in which they were made. Asking for them touches no
@@ -93,32 +113,8 @@ pub(crate) fn raise_read_ahead(at: &Path, kib: u32) -> io::Result<()> {
     fs::write(format!("/sys/class/bdi/{device}/read_ahead_kb"), kib.to_string())
 }
 
-/// A process, told apart from a later one with the same number by its start.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Process {
-    /// Its number.
-    pub pid: u32,
-    /// When it started, in clock ticks since the host did.
-    pub started: u64,
-}
-
-impl Process {
-    /// This one.
-    #[must_use]
-    pub fn current() -> Self {
-        let pid = std::process::id();
-        Process { pid, started: start_of(pid).unwrap_or(0) }
-    }
-
-    /// True while it runs.
-    #[must_use]
-    pub fn is_alive(self) -> bool {
-        start_of(self.pid) == Some(self.started)
-    }
-}
-
 /// When a running process started; `None` when there is none, or it has ended and waits for its parent.
-fn start_of(pid: u32) -> Option<u64> {
+pub(crate) fn start_of(pid: u32) -> Option<u64> {
     let stat = fs::read(format!("/proc/{pid}/stat")).ok()?;
     // The name in parentheses may hold anything; what follows the last one has fixed places (proc(5)).
     let end = stat.iter().rposition(|&b| b == b')')?;
@@ -129,13 +125,6 @@ fn start_of(pid: u32) -> Option<u64> {
     }
     // Field 22, counted from 1; the first one here is number 3.
     fields.get(19)?.parse().ok()
-}
-
-/// What a process can be told.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Signal {
-    Term,
-    Kill,
 }
 
 /// Sends a signal. A process that is gone has got it.
@@ -161,7 +150,7 @@ pub(crate) fn leave_terminal() {
 }
 
 /// Calls `stop` at SIGTERM, SIGINT and SIGHUP, on a thread of its own.
-pub(crate) fn on_stop_signal(mut stop: impl FnMut() + Send + 'static) {
+pub fn on_stop_signal(mut stop: impl FnMut() + Send + 'static) {
     use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
     match signal_hook::iterator::Signals::new([SIGTERM, SIGINT, SIGHUP]) {
         Ok(mut signals) => {
@@ -184,7 +173,7 @@ pub(crate) type Tether = std::os::unix::net::UnixStream;
 
 /// Starts a process at the other end of a tether.
 pub(crate) fn spawn_tethered(program: &Path, args: &[OsString]) -> io::Result<Tether> {
-    use std::process::{Command, Stdio};
+    use std::process::Stdio;
     let (ours, theirs) = Tether::pair()?;
     let theirs = Stdio::from(std::os::fd::OwnedFd::from(theirs));
     Command::new(program).args(args).stdin(theirs).stdout(Stdio::null()).spawn()?;
@@ -203,7 +192,7 @@ pub(crate) fn unmount(at: &Path, lazily: bool) -> io::Result<()> {
 
 /// What users who are not root unmount with.
 fn fusermount(at: &Path, lazily: bool) -> io::Result<()> {
-    let mut command = std::process::Command::new("fusermount3");
+    let mut command = Command::new("fusermount3");
     command.arg("-u").args(lazily.then_some("-z")).arg("--").arg(at);
     let output = command.stdin(std::process::Stdio::null()).output()?;
     if output.status.success() {
@@ -227,6 +216,23 @@ pub(crate) fn state_folder() -> Option<PathBuf> {
     base.map(|base| base.join("vcbmount"))
 }
 
+/// Creates a file that must not exist yet and that only its owner can read, from the moment it exists.
+///
+/// # Errors
+/// What the system says.
+pub fn create_private_file(path: &Path) -> io::Result<fs::File> {
+    use std::os::unix::fs::OpenOptionsExt;
+    fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(path)
+}
+
+/// Services are the service manager's affair here: it starts ordinary programs.
+///
+/// # Errors
+/// Always.
+pub fn run_service(_work: impl FnOnce() + Send + 'static) -> io::Result<()> {
+    Err(io::Error::new(io::ErrorKind::Unsupported, "the service manager of this system starts ordinary programs"))
+}
+
 /// Makes a folder, and those above it, that only this user may look into.
 pub(crate) fn create_private_dir(path: &Path) -> io::Result<()> {
     use std::os::unix::fs::DirBuilderExt;
@@ -247,7 +253,7 @@ pub(crate) fn replace_file(path: &Path, content: &[u8]) -> io::Result<()> {
         return Err(err);
     }
     // The name is on disk once its folder is.
-    path.parent().map_or(Ok(()), |folder| fs::File::open(folder)?.sync_all())
+    path.parent().map_or(Ok(()), sync_folder)
 }
 
 /// True when `path` still names the open `file`.
@@ -261,9 +267,86 @@ pub(crate) fn is_owner(meta: &fs::Metadata, user: User) -> bool {
     meta.uid() == user.uid
 }
 
-/// What views are mounted with here.
-pub(crate) fn front_end() -> impl FrontEnd {
-    FuseFrontEnd
+/// True when both name the same place.
+pub(crate) fn is_same_path(a: &Path, b: &Path) -> bool {
+    a == b
+}
+
+/// Mount points that are no folders; there are none here.
+pub(crate) fn bare_mount_point(_at: &Path) -> Option<PathBuf> {
+    None
+}
+
+/// The folder that has to exist before something is mounted on `at`.
+pub(crate) fn folder_to_make(at: &Path) -> &Path {
+    at
+}
+
+/// A resolved path as users write it.
+pub(crate) fn plain(path: PathBuf) -> PathBuf {
+    path
+}
+
+/// Lets a process that is to be started live on by itself.
+pub(crate) fn detach(_command: &mut Command) {
+    // It does so by [`leave_terminal`].
+}
+
+/// Configuration files of the host and the user, lowest layer first.
+pub(crate) fn config_files() -> Vec<PathBuf> {
+    let mut files = vec![PathBuf::from("/etc/vcbmount/config.toml")];
+    let user = std::env::var_os("XDG_CONFIG_HOME").filter(|dir| !dir.is_empty()).map(PathBuf::from);
+    let user = user.or_else(|| home().map(|home| home.join(".config")));
+    files.extend(user.map(|dir| dir.join("vcbmount/config.toml")));
+    files
+}
+
+/// The folder of hooks, unless it is said otherwise.
+pub(crate) fn hooks_folder() -> PathBuf {
+    PathBuf::from("/etc/vcbmount/hooks.d")
+}
+
+/// The user's own folder.
+pub(crate) fn home() -> Option<PathBuf> {
+    std::env::var_os("HOME").map(PathBuf::from)
+}
+
+/// The host's name, for people.
+pub(crate) fn host_name() -> Option<String> {
+    Some(nix::unistd::gethostname().ok()?.to_string_lossy().into_owned())
+}
+
+/// When others than its owner can read a file: what says so, and how to change it.
+pub(crate) fn others_can_read(path: &Path) -> io::Result<Option<(String, String)>> {
+    let mode = fs::metadata(path)?.permissions().mode() & 0o7777;
+    let next = || format!("Run: chmod 600 {}", path.display());
+    Ok((mode & 0o077 != 0).then(|| (format!("its mode is {mode:04o}"), next())))
+}
+
+/// Whether a file can be run: `Err` with what to do when anybody may change it, because whoever does would
+/// run as us.
+pub(crate) fn is_executable(path: &Path) -> io::Result<Result<bool, String>> {
+    let mode = fs::metadata(path)?.permissions().mode();
+    if mode & 0o111 != 0 && mode & 0o002 != 0 {
+        return Ok(Err(format!("Run: chmod o-w {}", path.display())));
+    }
+    Ok(Ok(mode & 0o111 != 0))
+}
+
+/// Makes a process that is to be started, with its children, one that [`kill_group`] ends.
+pub(crate) fn own_group(command: &mut Command) {
+    command.process_group(0);
+}
+
+/// Ends a process and its children.
+pub(crate) fn kill_group(child: &mut Child) -> io::Result<()> {
+    let group = i32::try_from(child.id()).map_err(io::Error::other)?;
+    Ok(nix::sys::signal::killpg(nix::unistd::Pid::from_raw(group), nix::sys::signal::Signal::SIGKILL)?)
+}
+
+/// Makes sure that the names in a folder are on disk.
+pub(crate) fn sync_folder(folder: &Path) -> io::Result<()> {
+    fs::File::open(folder)?.sync_all()
 }
 
 #[cfg(test)]
@@ -282,17 +365,23 @@ mod tests {
     }
 
     #[test]
-    fn a_process_is_alive_until_it_ends() {
-        assert!(Process::current().is_alive());
-        let mut child = std::process::Command::new("sleep").arg("100").spawn().unwrap();
-        let process = Process { pid: child.id(), started: start_of(child.id()).unwrap() };
-        assert!(process.is_alive());
-        assert!(!Process { started: process.started + 1, ..process }.is_alive());
-        signal(process.pid, Signal::Kill);
-        while process.is_alive() {
-            std::thread::yield_now();
+    fn partitions_and_single_paths_are_not_candidates() {
+        let dir = tempfile::tempdir().unwrap();
+        let put = |path: &str, text: &str| {
+            let path = dir.path().join(path);
+            fs::create_dir_all(path.parent().unwrap()).unwrap();
+            fs::write(path, text).unwrap();
+        };
+        for (name, size) in
+            [("sda", "100"), ("sda1", "50"), ("sdb", "100"), ("loop0", "0"), ("dm-0", "9"), ("dm-1", "9")]
+        {
+            put(&format!("{name}/size"), size);
         }
-        // Nobody has asked for its exit code yet.
-        child.wait().unwrap();
+        put("sda1/partition", "1");
+        put("sdb/holders/dm-0/dm/uuid", "mpath-36001405");
+        put("dm-0/dm/uuid", "mpath-36001405\n");
+        put("dm-0/dm/name", "mpatha\n");
+        put("dm-1/dm/uuid", "LVM-abc\n");
+        assert_eq!(devices_of(dir.path()), [PathBuf::from("/dev/mapper/mpatha"), PathBuf::from("/dev/sda")]);
     }
 }

@@ -15,7 +15,7 @@ mod link;
 mod node;
 mod streams;
 mod vmx;
-pub(crate) mod xattr;
+pub mod xattr;
 
 #[cfg(test)]
 pub(crate) mod testing;

@@ -16,7 +16,8 @@ const MAX_NAME: usize = 255;
 const LISTED: [&str; 3] = ["system.ntfs_acl", "system.ntfs_attrib", "system.ntfs_crtime"];
 
 /// False for names of kinds of attributes that views do not have at all.
-pub(crate) fn is_known(name: &Name) -> bool {
+#[must_use]
+pub fn is_known(name: &Name) -> bool {
     name.starts_with(USER) || name.starts_with(SYSTEM)
 }
 

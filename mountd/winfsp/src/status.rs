@@ -17,6 +17,10 @@ impl Status {
     pub const END_OF_FILE: Status = Status(0xC000_0011);
     /// STATUS_MEDIA_WRITE_PROTECTED: any attempt to change something.
     pub const WRITE_PROTECTED: Status = Status(0xC000_00A2);
+    /// STATUS_FILE_IS_A_DIRECTORY
+    pub const FILE_IS_A_DIRECTORY: Status = Status(0xC000_00BA);
+    /// STATUS_INVALID_DEVICE_REQUEST
+    pub const INVALID_DEVICE_REQUEST: Status = Status(0xC000_0010);
     /// STATUS_NOT_A_DIRECTORY
     pub const NOT_A_DIRECTORY: Status = Status(0xC000_0103);
     /// STATUS_NOT_A_REPARSE_POINT
@@ -31,28 +35,36 @@ impl Status {
     pub const IO_DEVICE_ERROR: Status = Status(0xC000_0185);
 }
 
-/// The status for a kind of failure. Exhaustive: a new kind does not compile until it has its row.
+/// The status of a failed lookup. Exhaustive: a new kind does not compile until it has its row.
 #[must_use]
-pub fn status_of(kind: Kind) -> Status {
+pub fn status_of_lookup(kind: Kind) -> Status {
     match kind {
+        Kind::NotFound => Status::NAME_NOT_FOUND,
         Kind::Io => Status::IO_DEVICE_ERROR,
         // STATUS_FILE_CORRUPT_ERROR: what NTFS itself answers for damaged structures.
         Kind::Corrupt => Status(0xC000_0102),
-        // STATUS_NOT_SUPPORTED
-        Kind::Unsupported => Status(0xC000_00BB),
+        // Copying programs pass over STATUS_NOT_SUPPORTED and STATUS_SHARING_VIOLATION quietly in places. Data
+        // that is there but cannot be had is a failure of the device to them and nothing else.
+        Kind::Unsupported | Kind::Busy => Status::IO_DEVICE_ERROR,
         // Never END_OF_FILE: a layer asked for what is not there, which is a failure and no end.
         Kind::OutOfRange => Status::IO_DEVICE_ERROR,
-        Kind::NotFound => Status::NAME_NOT_FOUND,
         // STATUS_ACCESS_DENIED
         Kind::Forbidden | Kind::Denied => Status(0xC000_0022),
-        // STATUS_SHARING_VIOLATION
-        Kind::Busy => Status(0xC000_0043),
         // STATUS_FILE_INVALID: "the volume for a file has been externally altered".
         Kind::Changed => Status(0xC000_0098),
         // STATUS_INSUFFICIENT_RESOURCES
         Kind::Limit => Status(0xC000_009A),
-        // STATUS_FILE_IS_A_DIRECTORY
-        Kind::WrongType => Status(0xC000_00BA),
+        Kind::WrongType => Status::FILE_IS_A_DIRECTORY,
+    }
+}
+
+/// The status of any other failed request: the file is there, Windows holds it open, so that something was not
+/// found on the way to it is damage and not absence.
+#[must_use]
+pub fn status_of(kind: Kind) -> Status {
+    match kind {
+        Kind::NotFound => Status::IO_DEVICE_ERROR,
+        other => status_of_lookup(other),
     }
 }
 
@@ -65,11 +77,14 @@ mod tests {
         use Kind::{Busy, Changed, Corrupt, Denied, Forbidden, Io, Limit, OutOfRange, Unsupported, WrongType};
         for kind in [Io, Corrupt, Unsupported, OutOfRange, Forbidden, Denied, Busy, Changed, Limit, WrongType] {
             let status = status_of(kind);
+            assert_eq!(status, status_of_lookup(kind));
             assert!(status.0 >= 0xC000_0000, "{kind:?} is not an error");
             assert!(
                 ![Status::END_OF_FILE, Status::NAME_NOT_FOUND, Status::PATH_NOT_FOUND].contains(&status),
                 "{kind:?}"
             );
         }
+        assert_eq!(status_of_lookup(Kind::NotFound), Status::NAME_NOT_FOUND);
+        assert_eq!(status_of(Kind::NotFound), Status::IO_DEVICE_ERROR, "absence is only ever absence");
     }
 }

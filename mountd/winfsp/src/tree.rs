@@ -2,15 +2,20 @@
 //! plain values where WinFsp wants structures. No WinFsp type appears here, so that all of it is tested
 //! without a driver.
 
+use std::num::NonZero;
 use std::ops::ControlFlow;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
+use lru::LruCache;
 use vcb_block::{BlockRef, Error, Kind, plan};
 use vcb_fs::{Attr, FileType};
+use vcb_mountd::front::Report;
 use vcb_mountd::view::{NodeId, View};
 
 use crate::names::{from_windows, to_windows};
-use crate::status::{Status, status_of};
+use crate::security::is_sound;
+use crate::status::{Status, status_of, status_of_lookup};
+use crate::twins::Twins;
 
 const BACKSLASH: u16 = b'\\' as u16;
 const COLON: u16 = b':' as u16;
@@ -27,6 +32,10 @@ const TAG_SYMLINK: u32 = 0xA000_000C;
 const SYMLINK_RELATIVE: u32 = 1;
 /// Unit in which streams are said to occupy the disk, in bytes.
 const ALLOCATION: u64 = 4096;
+/// Type of the streams that hold data, the only ones that can be named.
+const DATA: [u16; 5] = [b'$' as u16, b'D' as u16, b'A' as u16, b'T' as u16, b'A' as u16];
+/// Folders whose twins are remembered. Nearly all have none, and then an entry is some bytes.
+const FOLDERS: NonZero<usize> = NonZero::<usize>::MIN.saturating_add(4095);
 
 /// What is known of a file, in Windows' units: times are 100 ns steps since 1601.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -79,18 +88,22 @@ pub struct StreamEntry {
     pub name: Vec<u16>,
     /// Length in bytes.
     pub size: u64,
+    /// Bytes occupied.
+    pub allocated: u64,
 }
 
 /// A view under Windows' rules. All methods may be called by many threads at once.
 pub struct Tree {
     view: Arc<dyn View>,
+    report: Arc<Report>,
+    twins: Mutex<LruCache<NodeId, Arc<Twins>>>,
 }
 
 impl Tree {
-    /// The tree of `view`.
+    /// The tree of `view`. What cannot be read is entered in `report`.
     #[must_use]
-    pub fn new(view: Arc<dyn View>) -> Self {
-        Tree { view }
+    pub fn new(view: Arc<dyn View>, report: Arc<Report>) -> Self {
+        Tree { view, report, twins: Mutex::new(LruCache::new(FOLDERS)) }
     }
 
     /// The view behind it.
@@ -105,7 +118,7 @@ impl Tree {
     /// The status that tells Windows why: a missing folder on the way is `PATH_NOT_FOUND`, a missing last
     /// component `NAME_NOT_FOUND`, and any failure to look keeps its own status.
     pub fn open(&self, path: &[u16]) -> Result<Handle, Status> {
-        let (file, stream) = split_stream(path);
+        let (file, stream) = split_stream(path)?;
         let (node, attr) = self.resolve(file)?;
         let Some(stream) = stream else {
             let content = match attr.kind {
@@ -118,7 +131,7 @@ impl Tree {
             match self.view.open_stream(node, &name) {
                 Ok(block) => {
                     let mut info = info_of(node, &attr);
-                    info.attributes &= !DIRECTORY;
+                    info.attributes = not_a_folder(info.attributes);
                     (info.size, info.allocated) = (block.len(), block.len().next_multiple_of(ALLOCATION));
                     return Ok(Handle { node, info, content: Ok(block) });
                 }
@@ -134,8 +147,13 @@ impl Tree {
     /// # Errors
     /// As [`Tree::open`].
     pub fn stat(&self, path: &[u16]) -> Result<(NodeId, Info), Status> {
-        let (node, attr) = self.resolve(split_stream(path).0)?;
-        Ok((node, info_of(node, &attr)))
+        let (file, stream) = split_stream(path)?;
+        let (node, attr) = self.resolve(file)?;
+        let mut info = info_of(node, &attr);
+        if stream.is_some() {
+            info.attributes = not_a_folder(info.attributes);
+        }
+        Ok((node, info))
     }
 
     /// Reads into `buf`; gives how many bytes there were before the end.
@@ -168,6 +186,7 @@ impl Tree {
             each(Entry { name: vec![u16::from(b'.')], info: handle.info.clone() })?;
             each(Entry { name: vec![u16::from(b'.'); 2], info: info_of(parent, &parent_attr) })?;
         }
+        let twins = self.twins(handle.node)?;
         let mut result = Ok(());
         self.view
             .read_dir(handle.node, 0, true, &mut |entry| {
@@ -179,7 +198,7 @@ impl Tree {
                         ..Info::default()
                     },
                 };
-                result = each(Entry { name: to_windows(&entry.name), info });
+                result = each(Entry { name: twins.show(&entry.name), info });
                 if result.is_ok() { ControlFlow::Continue(()) } else { ControlFlow::Break(()) }
             })
             .map_err(|err| self.failed(handle.node, &err))?;
@@ -193,10 +212,14 @@ impl Tree {
     pub fn streams(&self, handle: &Handle) -> Result<Vec<StreamEntry>, Status> {
         let mut list = Vec::new();
         if handle.info.attributes & DIRECTORY == 0 {
-            list.push(StreamEntry { name: Vec::new(), size: handle.info.size });
+            list.push(StreamEntry { name: Vec::new(), size: handle.info.size, allocated: handle.info.allocated });
         }
         let streams = self.view.streams(handle.node).map_err(|err| self.failed(handle.node, &err))?;
-        list.extend(streams.iter().map(|s| StreamEntry { name: to_windows(&s.name), size: s.size }));
+        list.extend(streams.iter().map(|stream| StreamEntry {
+            name: to_windows(&stream.name),
+            size: stream.size,
+            allocated: stream.size.next_multiple_of(ALLOCATION),
+        }));
         Ok(list)
     }
 
@@ -215,7 +238,12 @@ impl Tree {
     /// # Errors
     /// Why it cannot be read.
     pub fn security(&self, node: NodeId) -> Result<Option<Vec<u8>>, Status> {
-        self.view.security(node).map_err(|err| self.failed(node, &err))
+        let descriptor = self.view.security(node).map_err(|err| self.failed(node, &err))?;
+        if descriptor.as_deref().is_some_and(|bytes| !is_sound(bytes)) {
+            let err = Error::corrupt("winfsp", "the security descriptor is none");
+            return Err(self.failed(node, &err));
+        }
+        Ok(descriptor)
     }
 
     /// The reparse point at `node` as a `REPARSE_DATA_BUFFER` (MS-FSCC 2.1.2.2). Links that a view has
@@ -252,6 +280,10 @@ impl Tree {
     }
 
     fn child(&self, dir: NodeId, shown: &[u16]) -> Result<Option<(NodeId, Attr)>, Status> {
+        if let Some(name) = self.twins(dir)?.find(shown) {
+            let found = self.view.lookup(dir, name).map_err(|err| self.failed(dir, &err))?;
+            return Ok(Some((found.id, found.attr)));
+        }
         for name in from_windows(shown) {
             let exact = self.view.lookup(dir, &name);
             let found = match exact {
@@ -261,30 +293,66 @@ impl Tree {
             match found {
                 Ok(found) => return Ok(Some((found.id, found.attr))),
                 Err(err) if err.kind() == Kind::NotFound => {}
-                Err(err) => return Err(self.failed(dir, &err)),
+                Err(err) => {
+                    self.report.add(self.view.as_ref(), dir, &err);
+                    return Err(status_of_lookup(err.kind()));
+                }
             }
         }
         Ok(None)
     }
 
-    /// The one place that logs a failure and chooses its status.
-    fn failed(&self, node: NodeId, err: &Error) -> Status {
-        let status = status_of(err.kind());
-        if err.kind() != Kind::NotFound {
-            tracing::warn!(path = %self.view.path(node), status = format_args!("{:#x}", status.0), "{}", err.report());
+    /// The names of `dir` that are shown by no plain rule, found once by listing it.
+    fn twins(&self, dir: NodeId) -> Result<Arc<Twins>, Status> {
+        let known = |known: &Mutex<LruCache<_, Arc<Twins>>>| {
+            known.lock().unwrap_or_else(PoisonError::into_inner).get(&dir).map(Arc::clone)
+        };
+        if let Some(twins) = known(&self.twins) {
+            return Ok(twins);
         }
-        status
+        // No lock is held meanwhile: two threads may find the same.
+        let mut names = Vec::new();
+        let read = self.view.read_dir(dir, 0, false, &mut |entry| {
+            names.push(entry.name);
+            ControlFlow::Continue(())
+        });
+        read.map_err(|err| self.failed(dir, &err))?;
+        let twins = Arc::new(Twins::among(&names));
+        self.twins.lock().unwrap_or_else(PoisonError::into_inner).put(dir, Arc::clone(&twins));
+        Ok(twins)
+    }
+
+    /// Reports what failed on an existing node, and chooses its status.
+    fn failed(&self, node: NodeId, err: &Error) -> Status {
+        self.report.add(self.view.as_ref(), node, err);
+        status_of(err.kind())
     }
 }
 
-/// `\dir\file:stream:$DATA` → `\dir\file` and `stream`. The unnamed stream (`file::$DATA`) is the file.
-fn split_stream(path: &[u16]) -> (&[u16], Option<&[u16]>) {
+/// `\dir\file:stream:$DATA` → `\dir\file` and `stream`. The unnamed stream (`file::$DATA`) is the file; streams
+/// of other types cannot be opened.
+fn split_stream(path: &[u16]) -> Result<(&[u16], Option<&[u16]>), Status> {
     let start = path.iter().rposition(|&unit| unit == BACKSLASH).map_or(0, |at| at + 1);
     let Some(colon) = path[start..].iter().position(|&unit| unit == COLON).map(|at| start + at) else {
-        return (path, None);
+        return Ok((path, None));
     };
-    let stream = path[colon + 1..].split(|&unit| unit == COLON).next().unwrap_or_default();
-    (&path[..colon], (!stream.is_empty()).then_some(stream))
+    let mut parts = path[colon + 1..].split(|&unit| unit == COLON);
+    let (stream, kind) = (parts.next().unwrap_or_default(), parts.next());
+    let is_data = |kind: &[u16]| {
+        kind.len() == DATA.len() && kind.iter().zip(DATA).all(|(&a, b)| a == b || (b > 0x40 && a == b | 0x20))
+    };
+    if !kind.is_none_or(is_data) || parts.next().is_some() {
+        return Err(Status::NAME_NOT_FOUND);
+    }
+    Ok((&path[..colon], (!stream.is_empty()).then_some(stream)))
+}
+
+/// Attributes of a stream of what has `attributes`.
+fn not_a_folder(attributes: u32) -> u32 {
+    match attributes & !DIRECTORY {
+        0 => NORMAL,
+        rest => rest,
+    }
 }
 
 fn info_of(node: NodeId, attr: &Attr) -> Info {

@@ -6,7 +6,7 @@ mod handler;
 mod open_files;
 mod seek;
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use fuser::{Config, MountOption, Session, SessionACL};
@@ -14,7 +14,7 @@ use vcb_block::{Error, Result};
 
 use self::attr::Owner;
 use self::handler::Handler;
-use super::{FrontEnd, FrontOptions, Mounted, Report};
+use super::{FrontEnd, FrontOptions, Mounted, Report, Unmounter};
 use crate::sys;
 use crate::view::View;
 
@@ -33,6 +33,8 @@ pub struct FuseFrontEnd;
 
 struct FuseMounted {
     session: Session<Handler>,
+    at: PathBuf,
+    source: String,
 }
 
 impl FrontEnd for FuseFrontEnd {
@@ -55,11 +57,21 @@ impl FrontEnd for FuseFrontEnd {
         if let Err(err) = sys::raise_read_ahead(at, READ_AHEAD_KIB) {
             tracing::debug!(%err, "the kernel's readahead stays as it is");
         }
-        Ok(Box::new(FuseMounted { session }))
+        Ok(Box::new(FuseMounted { session, at: at.to_owned(), source: options.source.clone() }))
     }
 }
 
 impl Mounted for FuseMounted {
+    fn unmounter(&self) -> Unmounter {
+        let (at, source) = (self.at.clone(), self.source.clone());
+        Box::new(move |lazily| {
+            // Somebody else may have unmounted it, and mounted something else there.
+            let topmost = sys::mounts()?.into_iter().rev().find(|entry| entry.at == at);
+            let ours = topmost.is_some_and(|entry| entry.source == source);
+            if ours { sys::unmount(&at, lazily) } else { Ok(()) }
+        })
+    }
+
     fn serve(self: Box<Self>) -> Result<()> {
         self.session.run().map_err(|err| Error::io(LAYER, err))
     }
