@@ -259,6 +259,88 @@ fn a_wof_table_that_does_not_ascend_is_corrupt() {
     assert_eq!(cut.err().unwrap().kind(), Kind::Corrupt);
 }
 
+/// LZNT1 as \[MS-XCA\] 2.5 tells it, one byte at a time; `None` for what cannot be decoded.
+fn plainly(mut input: &[u8], len: usize) -> Option<Vec<u8>> {
+    let mut content = Vec::new();
+    while content.len() < len {
+        let header = u16::from_le_bytes(*input.first_chunk()?);
+        let (stored, rest) = input[2..].split_at_checked(usize::from(header & 0xFFF) + 1)?;
+        if header & 0x7000 != 0x3000 {
+            return None;
+        }
+        let mut chunk = Vec::new();
+        let mut data = stored.iter().copied();
+        while let Some(flags) = data.next().filter(|_| header & 0x8000 != 0) {
+            for item in 0..8 {
+                let Some(byte) = data.next() else { break };
+                if flags >> item & 1 == 0 {
+                    chunk.push(byte);
+                    continue;
+                }
+                let copy = u16::from_le_bytes([byte, data.next()?]);
+                let mut length_bits = 12;
+                while (chunk.len().checked_sub(1)?) >> (16 - length_bits) > 0 {
+                    length_bits -= 1;
+                }
+                let from = chunk.len().checked_sub(usize::from(copy >> length_bits) + 1)?;
+                for at in from..from + usize::from(copy & ((1 << length_bits) - 1)) + 3 {
+                    chunk.push(chunk[at]);
+                }
+            }
+        }
+        if header & 0x8000 == 0 {
+            chunk = stored.to_vec();
+        }
+        let wanted = (len - content.len()).min(4096);
+        if chunk.len() < wanted || chunk.len() > 4096 {
+            return None;
+        }
+        content.extend_from_slice(&chunk[..wanted]);
+        input = rest;
+    }
+    Some(content)
+}
+
+fn lznt1(input: &[u8], len: usize) -> Option<Vec<u8>> {
+    let mut out = vec![0xAA; len];
+    decode_lznt1(input, &mut out).ok().map(|()| out)
+}
+
+proptest::proptest! {
+    #[test]
+    fn lznt1_chunks_of_any_bytes_decode_as_the_standard_says(
+        data in proptest::collection::vec(proptest::prelude::any::<u8>(), 1..600),
+        flags in proptest::option::of(0u8..=255),
+        len in 1usize..4096,
+    ) {
+        // Bytes at random hold few copies that lead anywhere; with flags put in there are more.
+        let mut data = data;
+        if let Some(flags) = flags {
+            data.iter_mut().step_by(9).for_each(|byte| *byte = flags);
+            data[0] = 0;
+        }
+        let mut input = (0xB000 | (data.len() - 1) as u16).to_le_bytes().to_vec();
+        input.extend_from_slice(&data);
+        proptest::prop_assert_eq!(lznt1(&input, len), plainly(&input, len));
+    }
+
+    #[test]
+    fn lznt1_content_comes_back_and_damage_is_damage_to_both(
+        period in 1usize..40,
+        len in 1usize..20_000,
+        noise in 1usize..200,
+        flip in proptest::prelude::any::<proptest::sample::Index>(),
+    ) {
+        let content: Vec<u8> = (0..len).map(|i| (i % period + i / noise * i / 977) as u8).collect();
+        let mut stored = Vec::new();
+        ::lznt1::compress(&content, &mut stored);
+        proptest::prop_assert!(lznt1(&stored, len) == Some(content));
+        let bit = flip.index(stored.len() * 8);
+        stored[bit / 8] ^= 1 << (bit % 8);
+        proptest::prop_assert_eq!(lznt1(&stored, len), plainly(&stored, len));
+    }
+}
+
 struct Stored(Vec<u64>);
 
 impl Allocation for Stored {
