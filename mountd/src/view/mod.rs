@@ -78,8 +78,8 @@ pub trait View: Send + Sync {
         each: &mut dyn FnMut(Entry) -> ControlFlow<()>,
     ) -> Result<()>;
 
-    /// The folder that holds folder `dir`; the root's parent is the root.
-    fn parent(&self, dir: NodeId) -> Result<NodeId>;
+    /// The folder that holds `node`, or one of those that hold a file; the root's parent is the root.
+    fn parent(&self, node: NodeId) -> Result<NodeId>;
 
     /// Opens a file's content.
     ///

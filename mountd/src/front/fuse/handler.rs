@@ -17,6 +17,7 @@ use fuser::{
 };
 use vcb_block::{Error, Kind, Result, plan};
 
+use super::ahead::Ahead;
 use super::attr::{Owner, kind_of};
 use super::errno;
 use super::open_files::{HostFiles, OpenFiles};
@@ -47,12 +48,20 @@ pub(super) struct Handler {
     open_files: OpenFiles,
     /// `Some` while the kernel opens files, which is what reading host files by itself takes.
     host_files: Option<HostFiles>,
+    /// `Some` when the view is one of many files.
+    ahead: Option<Arc<Ahead>>,
 }
 
 impl Handler {
     pub(super) fn new(view: Arc<dyn View>, report: Arc<Report>, owner: Owner, passthrough: bool) -> Self {
         let host_files = (passthrough && view.has_host_files()).then(HostFiles::default);
-        Handler { view, report, owner, open_files: OpenFiles::default(), host_files }
+        let ahead = (!view.has_host_files()).then(|| Ahead::new(Arc::clone(&view)));
+        Handler { view, report, owner, open_files: OpenFiles::default(), host_files, ahead }
+    }
+
+    /// What runs ahead of readers.
+    pub(super) fn ahead(&self) -> Option<Arc<Ahead>> {
+        self.ahead.clone()
     }
 
     /// Runs one request. A panic drops the reply, which answers EIO.
@@ -79,6 +88,9 @@ impl Handler {
     fn read_into(&self, node: INodeNo, offset: u64, size: u32, reply: ReplyData) {
         let read = |buffer: &mut Vec<u8>| -> Result<usize> {
             let block = self.open_files.get(self.view.as_ref(), id(node))?;
+            if let Some(ahead) = self.ahead.as_ref().filter(|_| offset == 0) {
+                ahead.read(id(node), block.len());
+            }
             let left = block.len().saturating_sub(offset);
             // Not above a u32.
             let want = left.min(u64::from(size)) as usize;

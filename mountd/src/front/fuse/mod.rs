@@ -1,5 +1,6 @@
 //! The FUSE front end for Linux.
 
+mod ahead;
 mod attr;
 mod errno;
 mod handler;
@@ -12,6 +13,7 @@ use std::sync::Arc;
 use fuser::{Config, MountOption, Session, SessionACL};
 use vcb_block::{Error, Result};
 
+use self::ahead::Ahead;
 use self::attr::Owner;
 use self::handler::Handler;
 use super::{FrontEnd, FrontOptions, Mounted, Report, Unmounter};
@@ -35,6 +37,7 @@ struct FuseMounted {
     session: Session<Handler>,
     at: PathBuf,
     source: String,
+    ahead: Option<Arc<Ahead>>,
 }
 
 impl FrontEnd for FuseFrontEnd {
@@ -53,11 +56,12 @@ impl FrontEnd for FuseFrontEnd {
             dir_mode: options.dir_mode,
         };
         let handler = Handler::new(view, report, owner, options.passthrough && user.is_root());
+        let ahead = handler.ahead();
         let session = Session::new(handler, at, &config(options)).map_err(|err| explain(err).path(at))?;
         if let Err(err) = sys::raise_read_ahead(at, READ_AHEAD_KIB) {
             tracing::debug!(%err, "the kernel's readahead stays as it is");
         }
-        Ok(Box::new(FuseMounted { session, at: at.to_owned(), source: options.source.clone() }))
+        Ok(Box::new(FuseMounted { session, at: at.to_owned(), source: options.source.clone(), ahead }))
     }
 }
 
@@ -73,7 +77,13 @@ impl Mounted for FuseMounted {
     }
 
     fn serve(self: Box<Self>) -> Result<()> {
-        self.session.run().map_err(|err| Error::io(LAYER, err))
+        let notifier = self.session.notifier();
+        let workers = self.ahead.map(|ahead| ahead.start(&notifier));
+        let ended = self.session.run();
+        if let Some(workers) = workers {
+            workers.stop();
+        }
+        ended.map_err(|err| Error::io(LAYER, err))
     }
 }
 
