@@ -29,8 +29,8 @@ use fuser::Notifier;
 use self::policy::{Policy, Window};
 use crate::view::{NodeId, View};
 
-/// Longest file that is small. The kernel's requests are up to 1 MiB, so that longer ones have few of them.
-const SMALL: u64 = 256 << 10;
+/// Longest file that is small: what one request of the kernel can carry.
+const SMALL: u64 = 1 << 20;
 /// Threads that run ahead. The second is for storage that answers slowly.
 const WORKERS: usize = 2;
 /// Windows that may wait. More are refused: their readers are no worse off than without.

@@ -21,6 +21,8 @@ const FIRST_BYTES: u64 = 512 << 10;
 const MOST_TRUST: u32 = 4;
 /// READs that are neither expected nor explained, after which a reader is looked for where he is.
 const STRAYS: u32 = 4;
+/// Looking takes a pass over the folder's names: how often it is done for a reader who does not go on.
+const SEARCHES: u32 = 3;
 
 /// Part of a folder to fetch.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -48,6 +50,7 @@ struct Reader {
     last: NodeId,
     goes: Goes,
     strays: u32,
+    searches: u32,
 }
 
 #[derive(Debug, PartialEq, Eq)]
@@ -60,6 +63,8 @@ enum Goes {
     On { marker: NodeId, next: Option<u64> },
     /// To the end, for all we know.
     Done,
+    /// In an order of his own.
+    Lost,
 }
 
 /// What is known about readers.
@@ -94,6 +99,7 @@ impl Policy {
             Goes::On { marker, next } if marker == node => {
                 self.trust = MOST_TRUST.min(self.trust + 1);
                 self.entered = self.entered.filter(|&entered| entered != dir);
+                reader.searches = 0;
                 match next {
                     Some(next) => From::Position(next),
                     None => {
@@ -103,13 +109,18 @@ impl Policy {
                 }
             }
             Goes::Unknown if !again => From::File(node),
-            Goes::Unknown | Goes::Fetching => return None,
+            Goes::Unknown | Goes::Fetching | Goes::Lost => return None,
             Goes::On { .. } | Goes::Done => {
                 reader.strays += 1;
                 if reader.strays < STRAYS {
                     return None;
                 }
                 self.trust = 0;
+                if reader.searches == SEARCHES {
+                    reader.goes = Goes::Lost;
+                    return None;
+                }
+                reader.searches += 1;
                 From::File(node)
             }
         };
@@ -123,7 +134,7 @@ impl Policy {
             self.trust = self.trust.saturating_sub(1);
         }
         let goes = if self.trust > 0 { Goes::Fetching } else { Goes::Unknown };
-        self.readers.put(dir, Reader { last: node, goes, strays: 0 });
+        self.readers.put(dir, Reader { last: node, goes, strays: 0, searches: 0 });
         (self.trust > 0).then(|| self.window(dir, From::File(node)))
     }
 
@@ -209,5 +220,16 @@ mod tests {
         let windows: Vec<_> = (50..60).filter_map(|number| policy.read(A, file(number))).collect();
         assert_eq!(windows.len(), 1);
         assert_eq!((windows[0].from, windows[0].files), (From::File(file(49 + u64::from(STRAYS))), FIRST_FILES));
+    }
+
+    #[test]
+    fn a_reader_without_order_is_not_looked_for_for_ever() {
+        let mut policy = Policy::default();
+        let searched = (0..10_000).filter(|number| {
+            let window = policy.read(A, file(number * 7919 % 10_007));
+            policy.listed(A, Some(file(20_000)), Some(1));
+            window.is_some()
+        });
+        assert_eq!(searched.count() as u32, SEARCHES + 1);
     }
 }
