@@ -44,6 +44,8 @@ lint: ## formatting, clippy, and the licences of what we depend on
 bench: setup ## speed, alone and beside peers
 	$(CARGO) bench -p vcb-benches
 	$(CARGO) run --release -p vcb-benches --bin peers -- --write
+	$(CARGO) build --release -p vcbmount
+	benches/ntfs.sh $(BIN)
 
 windows: ## vcbmount.exe, built here for Windows
 	scripts/setup.sh build

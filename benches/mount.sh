@@ -1,15 +1,14 @@
 #!/usr/bin/env bash
 # Mounts against mounts: sequential and random reads of one disk through vcbmount and through every peer that
-# is installed, and walks of one NTFS volume against ntfs-3g. Ratios of one run count, not the numbers.
+# is installed. Ratios of one run count, not the numbers. For the files of a volume see benches/ntfs.sh.
 #
-#   benches/mount.sh [VCBMOUNT] [MIB] [NTFS_IMAGE]
+#   benches/mount.sh [VCBMOUNT] [MIB]
 #
 # VCBMOUNT   the binary (default target/release/vcbmount)
 # MIB        size of the disk (default 1024)
-# NTFS_IMAGE a raw image of an NTFS volume with many files; without one the walk is left out
-# Needs root, fio, qemu-utils; peers: qemu-storage-daemon, nbdfuse, vmdkmount, ntfs-3g.
+# Needs root, fio, qemu-utils; peers: qemu-storage-daemon, nbdfuse, vmdkmount.
 set -euo pipefail
-bin=$(realpath "${1:-target/release/vcbmount}") mib=${2:-1024} ntfs=${3:+$(realpath "$3")}
+bin=$(realpath "${1:-target/release/vcbmount}") mib=${2:-1024}
 work=$(mktemp -d "${TMPDIR:-/tmp}/vcb-bench.XXXXXX")
 export VCBMOUNT_STATE=$work/state
 pids=() mounts=()
@@ -71,21 +70,3 @@ if have nbdfuse && have qemu-nbd; then
   measure 'nbdfuse + qemu-nbd, sparse' "$work/nbd/disk" "$work/sparse.vmdk"
   umount -l "$work/nbd"
 fi
-
-[ -n "${ntfs:-}" ] || exit 0
-seconds() { local s; s=$(date +%s.%N); "$@" > /dev/null; awk -v s="$s" -v e="$(date +%s.%N)" 'BEGIN { print e - s }'; }
-sectors=$(($(stat -Lc %s "$ntfs") / 512))
-mkdir "$work/n"; cp --reflink=auto "$ntfs" "$work/n/ntfs-flat.vmdk"
-printf '# Disk DescriptorFile\nversion=1\nCID=11111111\nparentCID=ffffffff\ncreateType="monolithicFlat"\nRW %d FLAT "ntfs-flat.vmdk" 0\nddb.adapterType = "lsilogic"\n' \
-  "$sectors" > "$work/n/ntfs.vmdk"
-ours_up() { at=$("$bin" -q mount --vm "path:$work/n/ntfs.vmdk" --mode file --at "$work/m3"); tree=$at/digits/1; }
-ours_down() { "$bin" umount "$at" > /dev/null; }
-theirs_up() { mkdir -p "$work/g"; ntfs-3g -o ro "$work/n/ntfs-flat.vmdk" "$work/g"; tree=$work/g; }
-theirs_down() { umount "$work/g"; }
-walk() { "$1_up"; seconds ls -lR "$tree"; "$1_down"; }
-tarred() { "$1_up"; seconds sh -c 'tar -cf - -C "$0" . 2>/dev/null | wc -c' "$tree"; "$1_down"; }
-printf '\n%-34s %8s %8s\n' '' 'ls -lR s' 'tar s'
-sides=(ours); ! have ntfs-3g || sides+=(theirs)
-for side in "${sides[@]}"; do
-  printf '%-34s %8.2f %8.2f\n' "$side" "$(median3 walk "$side")" "$(tarred "$side")"
-done

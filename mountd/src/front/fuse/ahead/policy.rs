@@ -149,7 +149,7 @@ impl Policy {
             // Too few files to tell anything from.
             self.entered = self.entered.filter(|&entered| entered != dir);
         }
-        if let Some(reader) = self.readers.get_mut(&dir) {
+        if let Some(reader) = self.readers.get_mut(&dir).filter(|reader| reader.goes == Goes::Fetching) {
             reader.goes = marker.map_or(Goes::Done, |marker| Goes::On { marker, next });
         }
     }
