@@ -120,10 +120,12 @@ pub(crate) fn start_of(pid: u32) -> Option<u64> {
     let end = stat.iter().rposition(|&b| b == b')')?;
     let text = std::str::from_utf8(stat.get(end + 2..)?).ok()?;
     let fields: Vec<&str> = text.split(' ').collect();
-    if matches!(*fields.first()?, "Z" | "X") {
+    // Fields 20 and 22, counted from 1; the first one here is number 3. The first thread may have ended before the
+    // others, which then still hold what the process holds.
+    let threads: u32 = fields.get(17)?.parse().ok()?;
+    if matches!(*fields.first()?, "Z" | "X") && threads <= 1 {
         return None;
     }
-    // Field 22, counted from 1; the first one here is number 3.
     fields.get(19)?.parse().ok()
 }
 
