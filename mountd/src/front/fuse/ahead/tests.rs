@@ -50,7 +50,12 @@ impl Live {
         config.n_threads = Some(threads);
         let dir = tempfile::tempdir().unwrap();
         let session = fuser::Session::new(handler, dir.path(), &config).unwrap();
-        let mounted = Box::new(FuseMounted { session, ahead: Some(Arc::clone(&ahead)) });
+        let mounted = Box::new(FuseMounted {
+            session,
+            at: dir.path().to_owned(),
+            source: String::new(),
+            ahead: Some(Arc::clone(&ahead)),
+        });
         let serving = Some(std::thread::spawn(move || mounted.serve().unwrap()));
         Some(Live { dir, ahead, serving })
     }
