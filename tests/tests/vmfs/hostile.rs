@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::ops::{ControlFlow, Range};
+use std::sync::Arc;
 use std::time::Duration;
 
 use vcb_block::{BlockRef, Fault, FaultBlock};
@@ -20,13 +21,14 @@ const MANIFEST_ENTRIES: &str = r#"[
     {"path": "/d/multi.bin", "random": {"size": 1100000, "seed": 2}},
     {"path": "/d/pb.vmdk", "size": "600MiB", "runs": [{"at": 0, "size": 70000, "seed": 3},
                                                      {"at": "555MiB", "size": 70000, "seed": 4}]},
-    {"path": "/link", "type": "symlink", "target": "d/multi.bin"}]"#;
+    {"path": "/link", "type": "symlink", "target": "d/multi.bin"}],
+    "hosts": [{"slot": 64, "mac": "005056000001"}], "locks": [{"path": "/small.txt", "mode": 1, "host": 0}]"#;
 /// Bytes of a file that are compared: enough to reach every pointer block of the files above.
 const PROBES: [Range<u64>; 3] = [0..65_536, 1_048_576..1_100_000, 581_959_680..582_029_680];
 
 /// What can be read of a volume: the hash of the probed bytes of every file, by path.
 fn contents(device: BlockRef) -> BTreeMap<String, Option<String>> {
-    let options = Options { lease: Some(Duration::from_millis(1)), ..Options::default() };
+    let options = Options { lease: Some(Duration::ZERO), ..Options::default() };
     let mut found = BTreeMap::new();
     if let Ok(fs) = Vmfs::open(vec![device], &options) {
         walk(&fs, fs.root(), "", 0, &mut found);
@@ -125,23 +127,69 @@ fn flip(version: u32, layout: &Layout) {
         }
     }
 
-    // Everywhere else a flip may change what a file is, as there are no checksums; it must be survived.
-    let metadata = [0x10_0000..0x10_2000, DATA + 0x20_0000..DATA + 0x20_0200];
-    let first = DATA + layout.first;
-    let mut places: Vec<u64> = metadata.into_iter().flatten().filter(|at| image.peek(*at, 1)[0] != 0).collect();
-    places.extend((first..first + 600 * layout.descriptor).filter(|at| at % 7 == 0 && image.peek(*at, 1)[0] != 0));
-    places.extend((first..first + 8 * layout.descriptor).filter(|at| image.peek(*at, 1)[0] != 0));
-    let rounds = if torture { places.len() as u64 * 8 } else { 600 };
-    for round in 0..rounds {
-        let (at, bit) = if torture {
-            (places[(round / 8) as usize], round % 8)
-        } else {
-            (places[random.below(places.len() as u64) as usize], random.below(8))
-        };
-        image.write(at, &[image.peek(at, 1)[0] ^ 1 << bit]);
-        contents(device(&image));
-        image.reset();
+    // Everywhere else a flip may change what a file is, as there are no checksums; it must be survived. The
+    // metadata is what is read to open, list and map everything, without any file's blocks.
+    let metadata = image.traced(|| survey(device(&image)));
+    let len: u64 = metadata.iter().map(|range| range.end - range.start).sum();
+    eprintln!("VMFS-{version}: {len} bytes of metadata in {} ranges", metadata.len());
+    let places = || metadata.iter().cloned().flatten();
+    if torture {
+        let started = std::time::Instant::now();
+        for (number, at) in places().enumerate() {
+            (0..8).for_each(|bit| survive(&image, at, bit));
+            if number % 65_536 == 65_535 {
+                eprintln!("VMFS-{version}: {} of {len} bytes after {:?}", number + 1, started.elapsed());
+            }
+        }
+        return;
     }
+    // Bytes that are not zero are few and carry most of the meaning.
+    let written: Vec<u64> = places().filter(|at| image.peek(*at, 1)[0] != 0).collect();
+    let all: Vec<u64> = places().collect();
+    for places in [written, all] {
+        for _ in 0..300 {
+            let at = places[random.below(places.len() as u64) as usize];
+            survive(&image, at, random.below(8) as u32);
+        }
+    }
+}
+
+/// Opens, lists and maps everything with one bit changed.
+fn survive(image: &Arc<Changing>, at: u64, bit: u32) {
+    image.write(at, &[image.peek(at, 1)[0] ^ 1 << bit]);
+    let survived = std::panic::catch_unwind(|| survey(device(image)));
+    assert!(survived.is_ok(), "bit {bit} at {at:#x} panics");
+    image.reset();
+}
+
+/// Reads all metadata, and no blocks of files.
+fn survey(device: BlockRef) {
+    let options = Options { lease: Some(Duration::ZERO), ..Options::default() };
+    let Ok(fs) = Vmfs::open(vec![device], &options) else { return };
+    let mut folders = vec![fs.root()];
+    let mut left = 100;
+    while let Some(folder) = folders.pop() {
+        let _ = fs.read_dir(folder, 0, &mut |entry| {
+            left -= 1;
+            let _ = (fs.attr(entry.id), fs.lock(entry.id, false), fs.parent(entry.id));
+            match entry.kind {
+                FileType::Dir => folders.push(entry.id),
+                FileType::Symlink => drop(fs.read_link(entry.id)),
+                _ => drop(fs.open_file(entry.id).map(|file| {
+                    let file: BlockRef = file;
+                    // A size that a flip made large is mapped at its ends.
+                    for range in [0..file.len().min(1 << 30), file.len().saturating_sub(1 << 20)..file.len()] {
+                        drop(vcb_block::Runs::of(&file, range));
+                    }
+                })),
+            }
+            if left == 0 { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+        });
+        if left == 0 {
+            break;
+        }
+    }
+    let _ = fs.verify();
 }
 
 #[test]
@@ -162,7 +210,7 @@ fn every_failing_read_is_an_error() {
     let image = Changing::new(&made.devices[0]);
     let good = contents(device(&image));
     for nth in 1.. {
-        let fault = std::sync::Arc::new(FaultBlock::at(device(&image), nth, Fault::Eio));
+        let fault = Arc::new(FaultBlock::at(device(&image), nth, Fault::Eio));
         for (path, hash) in contents(fault.clone()) {
             assert!(hash.is_none() || good.get(&path) == Some(&hash), "read {nth} failed and {path} has other bytes");
         }

@@ -74,6 +74,8 @@ pub struct Changing {
     base: FileSource,
     state: Mutex<State>,
     reads: AtomicU64,
+    /// Ranges read, as far as somebody wants to know.
+    trace: Mutex<Option<Vec<Range<u64>>>>,
 }
 
 #[derive(Default)]
@@ -85,7 +87,24 @@ struct State {
 
 impl Changing {
     pub fn new(path: &Path) -> Arc<Changing> {
-        Arc::new(Changing { base: FileSource::open(path).unwrap(), state: Mutex::default(), reads: AtomicU64::new(0) })
+        let base = FileSource::open(path).unwrap();
+        Arc::new(Changing { base, state: Mutex::default(), reads: AtomicU64::new(0), trace: Mutex::default() })
+    }
+
+    /// The sectors that `work` reads, in ascending ranges.
+    pub fn traced(&self, work: impl FnOnce()) -> Vec<Range<u64>> {
+        *self.trace.lock().unwrap() = Some(Vec::new());
+        work();
+        let mut read = self.trace.lock().unwrap().take().unwrap();
+        read.sort_unstable_by_key(|range| range.start);
+        let mut merged: Vec<Range<u64>> = Vec::new();
+        for range in read {
+            match merged.last_mut() {
+                Some(last) if range.start <= last.end => last.end = last.end.max(range.end),
+                _ => merged.push(range),
+            }
+        }
+        merged
     }
 
     /// Bytes as they are now, without counting as a read.
@@ -159,6 +178,9 @@ impl Block for Changing {
     fn read_at(&self, buf: &mut [u8], offset: u64) -> Result<()> {
         check_range(self.len(), offset, buf.len() as u64)?;
         let number = self.reads.fetch_add(1, SeqCst) + 1;
+        if let Some(trace) = self.trace.lock().unwrap().as_mut() {
+            trace.push(offset..offset + buf.len() as u64);
+        }
         let mut state = self.state.lock().unwrap();
         let (due, later) = std::mem::take(&mut state.due).into_iter().partition(|(at, _, _)| *at <= number);
         state.due = later;

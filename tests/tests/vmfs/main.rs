@@ -10,6 +10,7 @@ mod fuzz;
 mod hostile;
 mod image;
 mod live;
+mod lvm;
 mod peers;
 mod published;
 mod scale;
