@@ -9,7 +9,8 @@ what=${1:-test}
 # package=command (or file) that shows it is there
 build="gcc=gcc pkg-config=pkg-config"
 demo="$build ntfs-3g=mkntfs fuse3=fusermount3 qemu-utils=qemu-img fdisk=sfdisk tar=tar coreutils=sha256sum"
-test="$demo attr=setfattr xxd=xxd qemu-system-common=qemu-storage-daemon libvmdk-utils=vmdkmount
+test="$demo attr=setfattr xxd=xxd qemu-system-common=qemu-storage-daemon qemu-block-extra=block-iscsi.so tgt=tgtd
+      strace=strace libvmdk-utils=vmdkmount
       vmfs-tools=vmfs-fuse vmfs6-tools=vmfs6-fuse sleuthkit=fls libwim15=libwim.so.15 wimtools=wimlib-imagex
       libnbd-bin=nbdfuse nbdkit=nbdkit restic=restic borgbackup=borg rsync=rsync fio=fio zip=zip unzip=unzip
       xz-utils=xz gdisk=sgdisk python3-pip=pip3"
@@ -20,6 +21,7 @@ esac
 
 has() {
     case $1 in
+    block-*.so) compgen -G "/usr/lib/*/qemu/$1" >/dev/null ;;
     *.so.*) { ldconfig -p 2>/dev/null || /sbin/ldconfig -p; } | grep -F "$1" >/dev/null ;;
     *) PATH=$PATH:/usr/sbin:/sbin command -v "$1" >/dev/null ;;
     esac
@@ -37,7 +39,7 @@ qemu_major() { qemu-img --version 2>/dev/null | sed -n 's/^qemu-img version \([0
 backports=
 if [ "$what" = test ]; then
     major=$(qemu_major)
-    [ "${major:-0}" -ge 10 ] || backports="qemu-utils qemu-system-common"
+    [ "${major:-0}" -ge 10 ] || backports="qemu-utils qemu-system-common qemu-block-extra"
 fi
 
 if [ ${#missing[@]} -gt 0 ] || [ -n "$backports" ]; then

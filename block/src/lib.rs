@@ -33,9 +33,10 @@ mod sys;
 
 use std::ops::Range;
 use std::sync::Arc;
+use std::time::SystemTime;
 
 pub use compose::{Concat, MemBlock, Window, ZeroBlock};
-pub use decor::{Fault, FaultBlock, RetryBlock, RetryPolicy, Stats, StatsBlock};
+pub use decor::{Fault, FaultBlock, RetryBlock, RetryPolicy, Stats, StatsBlock, Trouble, TroubleKind};
 pub use error::{BoxError, Error, Kind, Result};
 pub use runs::{Run, RunKind, Runs, SourceId};
 pub use source::{DeviceSource, FileSource};
@@ -100,6 +101,11 @@ pub trait Block: Send + Sync {
     /// what lets a front end hand the whole file to the kernel.
     fn host_file(&self) -> Option<&std::fs::File> {
         None
+    }
+
+    /// When the file that this block is was last written, as its storage tells; `None` for what is no file.
+    fn modified(&self) -> Option<SystemTime> {
+        self.host_file()?.metadata().ok()?.modified().ok()
     }
 }
 

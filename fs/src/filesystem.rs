@@ -1,6 +1,7 @@
 //! What every filesystem reader offers to views.
 
 use std::ops::ControlFlow;
+use std::time::SystemTime;
 
 use vcb_block::{BlockRef, Error, Kind, Result};
 
@@ -36,6 +37,14 @@ impl Time {
     pub fn from_unix(seconds: i64) -> Self {
         let steps = i128::from(seconds) * 10_000_000 + Self::UNIX_EPOCH;
         Time(u64::try_from(steps).unwrap_or(0))
+    }
+
+    /// From the clock of this host; `None` before 1970.
+    #[must_use]
+    pub fn from_system(time: SystemTime) -> Option<Self> {
+        let since = time.duration_since(SystemTime::UNIX_EPOCH).ok()?;
+        let seconds = Time::from_unix(i64::try_from(since.as_secs()).ok()?);
+        Some(Time(seconds.0 + u64::from(since.subsec_nanos() / 100)))
     }
 }
 

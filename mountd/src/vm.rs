@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use vcb_block::{BlockRef, Error};
+use vcb_block::{BlockRef, Error, Trouble};
 use vcb_fs::{Filesystem, Time};
 use vcb_vmdk::Resolver;
 
@@ -26,6 +26,12 @@ impl OpenVm {
     /// [`vcb_block::Kind::Changed`] when a file was moved, rewritten or taken over by a host meanwhile.
     pub fn verify(&self) -> Result<(), Error> {
         self.storage.as_ref().map_or(Ok(()), |storage| storage.verify())
+    }
+
+    /// What is wrong with that storage at present. Reads nothing.
+    #[must_use]
+    pub fn trouble(&self) -> Option<Trouble> {
+        self.storage.as_ref()?.trouble()
     }
 }
 

@@ -201,11 +201,16 @@ impl<'a> Opener<'a> {
 
     fn device(&self, info: &ExtentInfo, len: u64) -> Result<Box<dyn Extent>> {
         let name = info.file.as_deref().unwrap_or_default();
-        let Some(device) = self.options.devices.get(name) else {
-            let text = format!("the extent is the raw device '{name}', and no device is configured under this name");
-            return Err(Error::unsupported(LAYER, text).path(&self.found.resolved.name));
+        let own = &self.found.resolved.name;
+        let device = match self.options.devices.get(name) {
+            Some(device) => Some(device.clone()),
+            None => self.resolver.device(own, name)?,
         };
-        Ok(Box::new(Flat::new(device.clone(), sectors(info.offset)?, len).map_err(|err| err.path(name))?))
+        let Some(device) = device else {
+            let text = format!("the extent is the raw device '{name}', and no device is configured under this name");
+            return Err(Error::unsupported(LAYER, text).path(own));
+        };
+        Ok(Box::new(Flat::new(device, sectors(info.offset)?, len).map_err(|err| err.path(name))?))
     }
 
     fn sparse(&mut self, file: BlockRef, name: &str, info: &ExtentInfo) -> Result<Box<dyn Extent>> {

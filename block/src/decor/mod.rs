@@ -5,5 +5,5 @@ mod retry;
 mod stats;
 
 pub use fault::{Fault, FaultBlock};
-pub use retry::{RetryBlock, RetryPolicy};
+pub use retry::{RetryBlock, RetryPolicy, Trouble, TroubleKind};
 pub use stats::{Stats, StatsBlock};

@@ -2,7 +2,7 @@
 
 use std::ffi::OsStr;
 
-use vcb_block::{BlockRef, plan};
+use vcb_block::{BlockRef, Error, plan};
 use vcb_mountd::{Code, Exit, Failure, Outcome};
 
 use super::target;
@@ -21,7 +21,7 @@ pub fn run(
     reading: &Reading,
     context: &Context,
 ) -> Outcome<Exit> {
-    let (block, shown) = open(disk, path, stream, reading, context)?;
+    let Source { block, shown, verify } = open(disk, path, stream, reading, context)?;
     let mut out = Out::new();
     let mut bytes = vec![0; PIECE.min(block.len()) as usize];
     let mut offset = 0;
@@ -32,7 +32,15 @@ pub fn run(
         out.bytes(piece)?;
         offset += piece.len() as u64;
     }
+    verify().map_err(|err| Failure::reading(format!("what was read of {shown} cannot be trusted"), err))?;
     out.finish()
+}
+
+/// What is to be written, how to name it, and how to make sure of what was read.
+struct Source {
+    block: BlockRef,
+    shown: String,
+    verify: Box<dyn FnOnce() -> Result<(), Error>>,
 }
 
 fn open(
@@ -41,7 +49,7 @@ fn open(
     stream: Option<&OsStr>,
     reading: &Reading,
     context: &Context,
-) -> Outcome<(BlockRef, String)> {
+) -> Outcome<Source> {
     let Some(path) = path else {
         let place = target::on_datastore(disk, context)?.ok_or_else(|| {
             Failure::new(Code::Usage, format!("which file of {disk}?")).next_step("Add its path, as in 1:/folder/file.")
@@ -49,7 +57,8 @@ fn open(
         let shown = place.path.to_string();
         let block =
             place.store.open(&place.path.path).map_err(|err| Failure::reading(format!("cannot open {shown}"), err))?;
-        return Ok((block, shown));
+        let verify = move || place.store.resolver()?.verify();
+        return Ok(Source { block, shown, verify: Box::new(verify) });
     };
     let vm = target::open(disk, reading, context)?;
     let file = target::on_volume(&vm, path)?;
@@ -57,5 +66,6 @@ fn open(
         .fs
         .open(file.id, stream.map(arg_bytes))
         .map_err(|err| Failure::reading(format!("cannot open {}", file.shown), err))?;
-    Ok((block, file.shown))
+    let shown = file.shown.clone();
+    Ok(Source { block, shown, verify: Box::new(move || vm.verify()) })
 }

@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use vcb_block::{BlockRef, RunKind, Runs, plan};
-use vcb_fs::{Attr, FileId, FileType, Filesystem, LinkTarget, Time};
+use vcb_fs::{FileId, FileType, Filesystem, LinkTarget, Time};
 use vcb_mountd::{Code, Exit, Failure, Outcome};
 
 use super::target;
@@ -44,13 +44,18 @@ pub fn run(args: &[OsString], how: &How, reading: &Reading, context: &Context) -
             let failed = |err| Failure::reading(format!("cannot open {disk}"), err);
             let block = place.store.open(&place.path.path).map_err(failed)?;
             let name = vcb_mountd::datastore::file_name(&place.path.path).as_bytes().to_vec();
-            copy.file(&block, &into(Path::new(target), &name)?, None)?;
+            let to = into(Path::new(target), &name)?;
+            let times = block.modified().and_then(Time::from_system).map(|time| (time, time));
+            copy.file(&block, &to, times)?;
+            let verified = place.store.resolver().and_then(|storage| storage.verify());
+            verified.map_err(|err| discarded(&to, err))?;
         }
         [disk, path, target] => {
             let vm = target::open(&text(disk)?, reading, context)?;
             let file = target::on_volume(&vm, path)?;
             let to = if file.name.is_empty() { PathBuf::from(target) } else { into(Path::new(target), &file.name)? };
-            copy.tree(&*file.fs, file.id, to, &file.shown)?;
+            copy.tree(&*file.fs, file.id, to.clone(), &file.shown)?;
+            vm.verify().map_err(|err| changed(&to, err))?;
         }
         _ => return Err(Failure::new(Code::Usage, "two or three arguments are needed")),
     }
@@ -116,7 +121,7 @@ impl Copy<'_> {
             FileType::Symlink => self.link(fs, next),
             FileType::File | FileType::Other => {
                 let block = fs.open(next.id, self.how.stream.as_deref().map(arg_bytes)).map_err(failed)?;
-                self.file(&block, &next.to, Some(&attr))
+                self.file(&block, &next.to, Some((attr.modified, attr.accessed)))
             }
         }
     }
@@ -161,8 +166,8 @@ impl Copy<'_> {
         self.failed = true;
     }
 
-    /// Copies content. Holes stay holes.
-    fn file(&self, block: &BlockRef, to: &Path, attr: Option<&Attr>) -> Outcome<()> {
+    /// Copies content. Holes stay holes. `times` are those of the last write and the last access.
+    fn file(&self, block: &BlockRef, to: &Path, times: Option<(Time, Time)>) -> Outcome<()> {
         let mut options = OpenOptions::new();
         options.write(true);
         if self.how.force {
@@ -172,8 +177,8 @@ impl Copy<'_> {
         };
         let mut file = options.open(to).map_err(|err| write_failed(to, err))?;
         let copied = copy_content(block, &mut file);
-        let copied = copied.and_then(|()| match attr {
-            Some(attr) => set_times(&file, attr).map_err(CopyError::Write),
+        let copied = copied.and_then(|()| match times {
+            Some(times) => set_times(&file, times).map_err(CopyError::Write),
             None => Ok(()),
         });
         copied.map_err(|err| {
@@ -209,9 +214,8 @@ fn copy_content(block: &BlockRef, file: &mut File) -> Result<(), CopyError> {
     Ok(())
 }
 
-fn set_times(file: &File, attr: &Attr) -> std::io::Result<()> {
-    let times = [attr.modified, attr.accessed].map(system_time);
-    let [Some(modified), Some(accessed)] = times else { return Ok(()) };
+fn set_times(file: &File, (modified, accessed): (Time, Time)) -> std::io::Result<()> {
+    let (Some(modified), Some(accessed)) = (system_time(modified), system_time(accessed)) else { return Ok(()) };
     file.set_times(FileTimes::new().set_modified(modified).set_accessed(accessed))
 }
 
@@ -220,6 +224,17 @@ fn system_time(time: Time) -> Option<SystemTime> {
     let whole = Duration::from_secs(seconds.unsigned_abs());
     let base = if seconds < 0 { UNIX_EPOCH.checked_sub(whole) } else { UNIX_EPOCH.checked_add(whole) };
     base?.checked_add(Duration::from_nanos(u64::from(nanoseconds)))
+}
+
+/// The storage changed while it was read.
+fn changed(to: &Path, err: vcb_block::Error) -> Failure {
+    Failure::reading(format!("what was copied to {} cannot be trusted", to.display()), err)
+}
+
+/// As [`changed`], for a single file, which is removed.
+fn discarded(to: &Path, err: vcb_block::Error) -> Failure {
+    let _ = std::fs::remove_file(to);
+    changed(to, err)
 }
 
 fn write_failed(to: &Path, err: std::io::Error) -> Failure {

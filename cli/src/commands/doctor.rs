@@ -1,12 +1,13 @@
 //! `doctor`: what on this host would keep a backup from working.
 
-use serde_json::json;
+use serde_json::{Value, json};
 use vcb_mountd::config::Config;
 use vcb_mountd::datastore::Datastores;
 use vcb_mountd::lookup;
 use vcb_mountd::spec::Spec;
 use vcb_mountd::{Exit, Outcome};
 
+use super::luns;
 use super::mount::with_proxy;
 use crate::context::Context;
 use crate::output::Out;
@@ -31,22 +32,29 @@ pub struct Check {
     pub found: String,
     /// What to do about it; empty when it is good.
     pub advice: String,
+    /// The VMFS volume it is about, for `--json`.
+    pub volume: Option<Value>,
 }
 
 impl Check {
     /// As it should be.
     pub fn good(found: impl Into<String>) -> Self {
-        Check { health: Health::Good, found: found.into(), advice: String::new() }
+        Check { health: Health::Good, found: found.into(), advice: String::new(), volume: None }
     }
 
     /// Works, with a limit.
     pub fn limited(found: impl Into<String>, advice: impl Into<String>) -> Self {
-        Check { health: Health::Limited, found: found.into(), advice: advice.into() }
+        Check { health: Health::Limited, found: found.into(), advice: advice.into(), volume: None }
     }
 
     /// Does not work.
     pub fn bad(found: impl Into<String>, advice: impl Into<String>) -> Self {
-        Check { health: Health::Bad, found: found.into(), advice: advice.into() }
+        Check { health: Health::Bad, found: found.into(), advice: advice.into(), volume: None }
+    }
+
+    /// With what is known of a volume.
+    pub fn about(self, volume: Value) -> Self {
+        Check { volume: Some(volume), ..self }
     }
 }
 
@@ -55,6 +63,7 @@ pub fn run(context: &Context) -> Outcome<Exit> {
     let mut checks = sys::mount_checks();
     checks.push(config_check(context));
     checks.extend(datastore_checks(&context.config));
+    checks.extend(luns::checks(&context.config.datastores));
     checks.extend(server_check(context));
     let mut out = Out::new();
     for check in &checks {
@@ -64,7 +73,11 @@ pub fn run(context: &Context) -> Outcome<Exit> {
             Health::Bad => "BAD",
         };
         if context.json {
-            out.line(json!({ "health": word.to_lowercase(), "found": check.found, "advice": check.advice }))?;
+            let mut object = json!({ "health": word.to_lowercase(), "found": check.found, "advice": check.advice });
+            if let Some(volume) = &check.volume {
+                object["volume"] = volume.clone();
+            }
+            out.line(object)?;
         } else {
             out.line(format_args!("{word:<8} {}", check.found))?;
             if !check.advice.is_empty() {

@@ -52,6 +52,7 @@ pub fn run(spec: &str, how: &How, reading: &Reading, context: &Context) -> Outco
         threads: how.threads.unwrap_or(processors.min(MAX_THREADS)),
         overwrite: how.force,
         progress: &mut progress,
+        verify: &|| planned.storage.verify(),
         stop: &stop,
     };
     let copied = export.run(disk, &how.to);

@@ -36,9 +36,21 @@ fn list_datastore(place: &OnDatastore, context: &Context) -> Outcome<Exit> {
     for entry in place.store.list(&place.path.path).map_err(failed)? {
         let kind = if entry.is_dir { "dir" } else { "file" };
         if context.json {
-            out.line(json!({ "name": entry.name, "type": kind, "size": entry.size }))?;
+            out.line(json!({
+                "name": entry.name,
+                "type": kind,
+                "size": entry.size,
+                "modified": entry.modified.map(time_json),
+                "unreadable": entry.unreadable,
+            }))?;
         } else {
-            out.line(format_args!("{kind:<4} {:>16}  {}", entry.size, printable(entry.name.as_bytes())))?;
+            let time = entry.modified.map_or_else(|| "-".to_owned(), time_text);
+            let note = entry.unreadable.map(|why| format!("  [{why}]")).unwrap_or_default();
+            out.line(format_args!(
+                "{kind:<4} {:>16} {time:<19} {}{note}",
+                entry.size,
+                printable(entry.name.as_bytes())
+            ))?;
         }
     }
     out.finish()
@@ -169,23 +181,24 @@ fn unreadable_text(why: &Unreadable) -> String {
     }
 }
 
+fn time_json(time: Time) -> Value {
+    let (seconds, nanoseconds) = time.unix();
+    json!([seconds, nanoseconds])
+}
+
 fn attr_json(name: &[u8], attr: &Attr) -> Value {
     let mut object = Map::new();
     put_name(&mut object, "name", name);
-    let time = |time: Time| {
-        let (seconds, nanoseconds) = time.unix();
-        json!([seconds, nanoseconds])
-    };
     let fields = json!({
         "type": type_word(attr.kind),
         "id": attr.id.0,
         "size": attr.size,
         "allocated": attr.allocated,
         "links": attr.links,
-        "modified": time(attr.modified),
-        "changed": time(attr.changed),
-        "accessed": time(attr.accessed),
-        "created": time(attr.created),
+        "modified": time_json(attr.modified),
+        "changed": time_json(attr.changed),
+        "accessed": time_json(attr.accessed),
+        "created": time_json(attr.created),
         "attributes": attr.dos,
         "unreadable": attr.unreadable.as_ref().map(unreadable_text),
     });

@@ -10,6 +10,7 @@ mod export;
 mod info;
 mod list;
 mod ls;
+mod luns;
 pub mod mount;
 mod server;
 mod sessions;

@@ -2,7 +2,7 @@
 
 use serde_json::json;
 use vcb_mountd::orchestrate::Cleaned;
-use vcb_mountd::session::{self, Health, StateDir, Unmounted};
+use vcb_mountd::session::{self, Health, StateDir, StorageState, Unmounted};
 use vcb_mountd::{Code, Exit, Failure, Outcome};
 
 use super::mount::with_proxy;
@@ -48,11 +48,18 @@ pub fn list(context: &Context) -> Outcome<Exit> {
         out.line(format_args!(
             "{}  {:<8}  {:<6}  {}  {}",
             record.id,
-            health(session.health),
+            match &session.storage {
+                Some(storage) if session.health == Health::Mounted => condition(storage.state),
+                _ => health(session.health),
+            },
             format!("{:?}", record.mode).to_lowercase(),
             record.at.display(),
             printable(record.vm.name.as_bytes())
         ))?;
+        if let Some(storage) = &session.storage {
+            let state = condition(storage.state);
+            out.line(format_args!("  {state} since {}: {}", storage.since, printable(storage.reason.as_bytes())))?;
+        }
         for unreadable in &session.unreadable {
             out.line(format_args!("  unreadable: {}: {}", printable(unreadable.path.as_bytes()), unreadable.error))?;
         }
@@ -66,6 +73,14 @@ fn health(health: Health) -> &'static str {
         Health::Mounted => "mounted",
         Health::Dead => "dead",
         Health::Ended => "ended",
+    }
+}
+
+fn condition(state: StorageState) -> &'static str {
+    match state {
+        StorageState::Degraded => "degraded",
+        StorageState::Failed => "failed",
+        StorageState::Voided => "voided",
     }
 }
 

@@ -40,6 +40,16 @@ pub enum VmfsError {
     Held(String),
 }
 
+impl VmfsError {
+    /// What of a file changed, for errors that say so.
+    pub(super) fn subject(&self) -> &'static str {
+        match self {
+            VmfsError::Moved(what) | VmfsError::Unstable(what) => what,
+            _ => "the file",
+        }
+    }
+}
+
 /// A field out of its range: the volume is damaged.
 pub(super) fn corrupt(structure: &'static str, field: &'static str, found: u64, expected: impl Into<String>) -> Error {
     Error::corrupt(LAYER, VmfsError::Field { structure, field, found, expected: expected.into() })

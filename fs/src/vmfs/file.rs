@@ -10,16 +10,15 @@ use std::collections::HashMap;
 use std::hash::{BuildHasher, RandomState};
 use std::num::NonZeroUsize;
 use std::ops::Range;
-use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, Instant};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::time::{Duration, Instant, SystemTime};
 
 use lru::LruCache;
 use vcb_block::{Block, BlockRef, Kind, Result, Runs, check_range, plan};
 
 use super::address::{Address, Item};
 use super::descriptor::{Descriptor, Layout, pointer, read_stable};
-use super::error::{corrupt, moved, unsupported};
+use super::error::{VmfsError, corrupt, moved, unsupported};
 use super::geometry::{Geometry, Version};
 use super::resource::Resource;
 
@@ -58,11 +57,21 @@ enum Leaf {
     Own,
 }
 
+/// When and by what a file was voided.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Voided {
+    /// When it was noticed.
+    pub since: SystemTime,
+    /// What had changed.
+    pub what: &'static str,
+}
+
 /// Compares a file with the volume from time to time.
 struct Watch {
     every: Duration,
-    last: Mutex<Instant>,
-    voided: AtomicBool,
+    /// The last comparison; none before the first read.
+    last: Mutex<Option<Instant>>,
+    voided: OnceLock<Voided>,
 }
 
 /// The content of a file.
@@ -97,11 +106,7 @@ impl VmfsFile {
             tables: Mutex::new(LruCache::new(tables)),
             used: Mutex::default(),
             digest: RandomState::new(),
-            watch: recheck.map(|every| Watch {
-                every,
-                last: Mutex::new(Instant::now()),
-                voided: AtomicBool::new(false),
-            }),
+            watch: recheck.map(|every| Watch { every, last: Mutex::new(None), voided: OnceLock::new() }),
         }
     }
 
@@ -128,15 +133,15 @@ impl VmfsFile {
         let Some(watch) = &self.watch else {
             return Ok(());
         };
-        if watch.voided.load(SeqCst) {
-            return Err(moved("the file descriptor"));
+        if let Some(voided) = watch.voided.get() {
+            return Err(moved(voided.what));
         }
         let mut last = locked(&watch.last);
-        if last.elapsed() < watch.every {
+        if last.is_some_and(|last| last.elapsed() < watch.every) {
             return Ok(());
         }
         // Whoever comes meanwhile need not compare as well, unless every use must.
-        *last = Instant::now();
+        *last = Some(Instant::now());
         drop(last);
         self.judged(|| self.compare_descriptor())
     }
@@ -155,17 +160,24 @@ impl VmfsFile {
 
     /// Runs a comparison and remembers a bad end.
     fn judged(&self, compare: impl FnOnce() -> Result<()>) -> Result<()> {
-        let voided = self.watch.as_ref().map(|watch| &watch.voided);
-        if voided.is_some_and(|voided| voided.load(SeqCst)) {
-            return Err(moved("the file descriptor"));
+        if let Some(voided) = self.voided() {
+            return Err(moved(voided.what));
         }
         let result = compare();
-        if let (Some(voided), Err(err)) = (voided, &result)
+        if let (Some(watch), Err(err)) = (&self.watch, &result)
             && err.kind() == Kind::Changed
         {
-            voided.store(true, SeqCst);
+            let what = err.cause::<VmfsError>().map_or("the file", VmfsError::subject);
+            // The first comparison that fails says why.
+            let _ = watch.voided.set(Voided { since: SystemTime::now(), what });
         }
         result
+    }
+
+    /// Set once the file was found changed: no use of it succeeds from then on.
+    #[must_use]
+    pub fn voided(&self) -> Option<Voided> {
+        self.watch.as_ref()?.voided.get().copied()
     }
 
     /// Volume offset of `range`, which must lie there in one piece.
@@ -337,9 +349,14 @@ impl Block for VmfsFile {
             let bytes = self.opened.resident().get(offset as usize..offset as usize + buf.len());
             buf.copy_from_slice(bytes.ok_or_else(|| corrupt("file descriptor", "size", offset, "resident bytes"))?);
         } else {
-            plan::read_mapped(self, buf, offset)?;
+            plan::read_mapped(&Unwatched(self), buf, offset)?;
         }
+        // After the bytes: a small file that is read at once and dropped is compared once, and then counts.
         self.recheck()
+    }
+
+    fn modified(&self) -> Option<SystemTime> {
+        SystemTime::UNIX_EPOCH.checked_add(Duration::from_secs(self.opened.modified.into()))
     }
 
     fn map(&self, range: Range<u64>, runs: &mut Runs) -> Result<()> {
@@ -349,6 +366,13 @@ impl Block for VmfsFile {
             runs.push_opaque(range.end - range.start);
             return Ok(());
         }
+        self.extents(range, runs)
+    }
+}
+
+impl VmfsFile {
+    /// Appends where the blocks of `range` are, as far as is known without comparing.
+    fn extents(&self, range: Range<u64>, runs: &mut Runs) -> Result<()> {
         // Neighbouring blocks are translated together: the layers below are asked once per extent.
         let mut pending: Option<Range<u64>> = None;
         let volume = &self.core.volume;
@@ -376,5 +400,22 @@ impl Block for VmfsFile {
             runs.map_child(volume, before)?;
         }
         Ok(())
+    }
+}
+
+/// A file with blocks while it is being read: who reads compares it afterwards.
+struct Unwatched<'a>(&'a VmfsFile);
+
+impl Block for Unwatched<'_> {
+    fn len(&self) -> u64 {
+        self.0.opened.size
+    }
+
+    fn read_at(&self, buf: &mut [u8], offset: u64) -> Result<()> {
+        plan::read_mapped(self, buf, offset)
+    }
+
+    fn map(&self, range: Range<u64>, runs: &mut Runs) -> Result<()> {
+        self.0.extents(range, runs)
     }
 }

@@ -8,7 +8,7 @@ use super::descriptor::{Descriptor, FileKind};
 use super::directory::Entry;
 use super::error::LAYER;
 use super::geometry::Version;
-use super::volume::{MAX_LINK, Vmfs, id_of, is_folder};
+use super::volume::{MAX_LINK, Vmfs, id_of, is_folder, raw_device};
 use crate::{
     Attr, DirEntry, FileId, FileType, Filesystem, FsStats, LinkTarget, Name, NameBuf, Stream, Time, Unreadable,
 };
@@ -37,10 +37,10 @@ impl Vmfs {
     fn attributes(&self, id: FileId, file: &Descriptor) -> Attr {
         let time = |seconds: u32| Time::from_unix(seconds.into());
         let unreadable = match file.kind {
-            FileKind::Rdm => self.mapped_device(id).is_none().then(|| {
-                let device = self.raw_device(id).unwrap_or_default();
-                Unreadable::Other(format!("a mapping of the raw device '{device}', which is not configured"))
-            }),
+            FileKind::Rdm => Some(Unreadable::Other(match raw_device(file) {
+                Ok(device) => device.to_string(),
+                Err(err) => err.report(),
+            })),
             _ => None,
         };
         Attr {
@@ -58,11 +58,6 @@ impl Vmfs {
             case_sensitive: true,
             unreadable,
         }
-    }
-
-    fn mapped_device(&self, id: FileId) -> Option<BlockRef> {
-        let name = self.raw_device(id).ok()?;
-        self.options.raw_devices.get(&name).cloned()
     }
 }
 
@@ -148,14 +143,7 @@ impl Filesystem for Vmfs {
         if stream.is_some() {
             return Err(Error::new(Kind::NotFound, LAYER, "VMFS has no named streams"));
         }
-        let (file, _) = self.load(id)?;
-        if file.kind != FileKind::Rdm {
-            return Ok(self.open_file(id)?);
-        }
-        let device = self.raw_device(id)?;
-        self.options.raw_devices.get(&device).cloned().ok_or_else(|| {
-            Error::unsupported(LAYER, format!("a mapping of the raw device '{device}', which is not configured"))
-        })
+        Ok(self.open_file(id)?)
     }
 
     fn streams(&self, id: FileId) -> Result<Vec<Stream>> {

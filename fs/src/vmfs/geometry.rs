@@ -2,6 +2,7 @@
 //!
 //! Layout: docs/formats/vmfs.md, section "File system descriptor".
 
+use std::fmt;
 use std::time::Duration;
 
 use vcb_block::bytes::{array, le16, le32, le64};
@@ -32,6 +33,16 @@ pub enum Version {
     V5,
     /// VMFS-6.
     V6,
+}
+
+impl fmt::Display for Version {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Version::V3 => "VMFS-3",
+            Version::V5 => "VMFS-5",
+            Version::V6 => "VMFS-6",
+        })
+    }
 }
 
 /// The numbers of a volume.

@@ -18,7 +18,7 @@ use std::ops::Range;
 use std::sync::Arc;
 
 use vcb_block::bytes::{array, le32, le64, u8_at};
-use vcb_block::{Block, BlockRef, Error, Kind, Result, Runs, Window, check_range, plan};
+use vcb_block::{BlockRef, Concat, Error, Kind, Result, Window, check_range};
 
 use super::error::{LAYER, VmfsError, corrupt, short, unsupported};
 use super::uuid::Uuid;
@@ -297,77 +297,39 @@ impl Piece {
     }
 }
 
-/// The volume that one or more devices form together.
-pub(super) struct LogicalVolume {
-    devices: Vec<BlockRef>,
-    /// Ascending and gapless from 0.
-    pieces: Vec<Piece>,
-    len: u64,
-}
-
-impl LogicalVolume {
-    /// Puts the devices of one volume together, in any order.
-    pub(super) fn assemble(devices: Vec<(BlockRef, LvmHeader)>) -> Result<LogicalVolume> {
-        let wrong = |text: String| Error::new(Kind::NotFound, LAYER, VmfsError::Devices(text));
-        let Some((_, first)) = devices.first() else {
-            return Err(wrong("no device given".to_owned()));
-        };
-        let (volume, snapshot, len, count) = (first.volume, first.snapshot, first.volume_len, first.devices);
-        if let Some((_, other)) = devices.iter().find(|(_, h)| (h.volume, h.snapshot) != (volume, snapshot)) {
-            return Err(wrong(format!("the devices are of different volumes, {volume} and {}", other.volume)));
-        }
-        if devices.len() != count as usize {
-            return Err(wrong(format!("volume {volume} has {count} devices, {} given", devices.len())));
-        }
-        let mut pieces = Vec::new();
-        for (index, (device, header)) in devices.iter().enumerate() {
-            if (header.volume_len, header.devices) != (len, count) {
-                return Err(corrupt("LVM volume entry", "volume length", header.volume_len, "the same on all devices"));
-            }
-            pieces.extend(header.pieces(device, index)?);
-        }
-        pieces.sort_unstable_by_key(|piece| piece.start);
-        let mut position = 0;
-        for piece in &pieces {
-            if piece.start != position {
-                return Err(corrupt("LVM rows", "logical offset", piece.start, format!("{position:#x}")));
-            }
-            position += piece.len;
-        }
-        if position != len {
-            return Err(corrupt(
-                "LVM volume entry",
-                "volume length",
-                len,
-                format!("{position:#x}, the sum of the rows"),
-            ));
-        }
-        Ok(LogicalVolume { devices: devices.into_iter().map(|(device, _)| device).collect(), pieces, len })
+/// Puts the devices of one volume together, in any order.
+pub(super) fn assemble(devices: &[(BlockRef, LvmHeader)]) -> Result<BlockRef> {
+    let wrong = |text: String| Error::new(Kind::NotFound, LAYER, VmfsError::Devices(text));
+    let Some((_, first)) = devices.first() else {
+        return Err(wrong("no device given".to_owned()));
+    };
+    let (volume, snapshot, len, count) = (first.volume, first.snapshot, first.volume_len, first.devices);
+    if let Some((_, other)) = devices.iter().find(|(_, h)| (h.volume, h.snapshot) != (volume, snapshot)) {
+        return Err(wrong(format!("the devices are of different volumes, {volume} and {}", other.volume)));
     }
-}
-
-impl Block for LogicalVolume {
-    fn len(&self) -> u64 {
-        self.len
+    if devices.len() != count as usize {
+        return Err(wrong(format!("volume {volume} has {count} devices, {} given", devices.len())));
     }
-
-    fn read_at(&self, buf: &mut [u8], offset: u64) -> Result<()> {
-        plan::read_mapped(self, buf, offset)
-    }
-
-    fn map(&self, range: Range<u64>, runs: &mut Runs) -> Result<()> {
-        check_range(self.len, range.start, range.end.saturating_sub(range.start))?;
-        let mut position = range.start;
-        let first = self.pieces.partition_point(|piece| piece.start + piece.len <= position);
-        for piece in &self.pieces[first..] {
-            if position >= range.end {
-                break;
-            }
-            let stop = range.end.min(piece.start + piece.len);
-            let physical = piece.physical + (position - piece.start);
-            runs.map_child(&self.devices[piece.device], physical..physical + (stop - position))?;
-            position = stop;
+    let mut pieces = Vec::new();
+    for (index, (device, header)) in devices.iter().enumerate() {
+        if (header.volume_len, header.devices) != (len, count) {
+            return Err(corrupt("LVM volume entry", "volume length", header.volume_len, "the same on all devices"));
         }
-        Ok(())
+        pieces.extend(header.pieces(device, index)?);
     }
+    pieces.sort_unstable_by_key(|piece| piece.start);
+    let mut position = 0;
+    let mut parts: Vec<BlockRef> = Vec::with_capacity(pieces.len());
+    for piece in &pieces {
+        if piece.start != position {
+            return Err(corrupt("LVM rows", "logical offset", piece.start, format!("{position:#x}")));
+        }
+        position += piece.len;
+        parts.push(Arc::new(Window::new(devices[piece.device].0.clone(), piece.physical, piece.len)?));
+    }
+    if position != len {
+        let expected = format!("{position:#x}, the sum of the rows");
+        return Err(corrupt("LVM volume entry", "volume length", len, expected));
+    }
+    Ok(Arc::new(Concat::new(parts)?))
 }

@@ -32,9 +32,9 @@ mod volume;
 
 pub use discover::{Candidate, Found, Lun, discover, probe};
 pub use error::VmfsError;
-pub use file::VmfsFile;
+pub use file::{VmfsFile, Voided};
 pub use geometry::Version;
 pub use lock::{Holder, HolderState, LockMode, LockReport};
 pub use lvm::{LvmHeader, ScsiId};
 pub use uuid::Uuid;
-pub use volume::{Options, Vmfs};
+pub use volume::{Options, RawDevice, Vmfs};

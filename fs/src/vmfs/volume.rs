@@ -1,6 +1,6 @@
 //! Opening a volume, and finding and opening the files on it.
 
-use std::collections::BTreeMap;
+use std::fmt;
 use std::num::NonZeroUsize;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
@@ -16,7 +16,7 @@ use super::error::{LAYER, VmfsError, corrupt, moved, unsupported};
 use super::file::{Core, VmfsFile};
 use super::geometry::{Geometry, Version};
 use super::lock::{Heartbeats, LockReport};
-use super::lvm::{LogicalVolume, LvmHeader, ScsiId};
+use super::lvm::{self, LvmHeader, ScsiId};
 use super::resource::{Resource, ResourceHeader};
 use super::uuid::Uuid;
 use crate::FileId;
@@ -56,19 +56,26 @@ pub struct Options {
     pub lease: Option<Duration>,
     /// Shows system files (`.fbb.sf` and others) in the root folder.
     pub system_files: bool,
-    /// Raw devices by the id that their mapping files carry ([`Vmfs::raw_device`]).
-    pub raw_devices: BTreeMap<String, BlockRef>,
 }
 
 impl Default for Options {
     fn default() -> Self {
-        Options {
-            recheck: Duration::from_secs(1),
-            allow_locked: false,
-            lease: None,
-            system_files: false,
-            raw_devices: BTreeMap::new(),
-        }
+        Options { recheck: Duration::from_secs(1), allow_locked: false, lease: None, system_files: false }
+    }
+}
+
+/// What a mapping file says of its raw device.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RawDevice {
+    /// The id of the LUN as text ([`ScsiId::text`]).
+    pub id: String,
+    /// Bytes of it that the VM sees.
+    pub len: u64,
+}
+
+impl fmt::Display for RawDevice {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "a mapping of the raw device '{}', which is not on this volume", self.id)
     }
 }
 
@@ -173,17 +180,16 @@ impl Vmfs {
         self.heartbeats.report(&self.core.volume, &self.core.geometry, &file.lock, settle)
     }
 
-    /// The id of the raw device that mapping file `id` stands for; a key of [`Options::raw_devices`].
+    /// The raw device that `id` is a mapping file of; `None` when it is none.
     ///
     /// # Errors
-    /// `WrongType` when it is no mapping file.
-    pub fn raw_device(&self, id: FileId) -> Result<String> {
+    /// Those of the volume.
+    pub fn raw_device(&self, id: FileId) -> Result<Option<RawDevice>> {
         let (file, _) = self.load(id)?;
         if file.kind != FileKind::Rdm {
-            return Err(Error::new(Kind::WrongType, LAYER, "not a raw device mapping"));
+            return Ok(None);
         }
-        let scsi = ScsiId::parse(file.resident());
-        Ok(scsi.ok_or_else(|| corrupt("raw device mapping", "device id", 0, "a SCSI id"))?.text())
+        raw_device(&file).map(Some)
     }
 
     /// Opens the content of a file, with the means to verify it.
@@ -198,7 +204,7 @@ impl Vmfs {
             FileKind::Dir | FileKind::Symlink => {
                 return Err(Error::new(Kind::WrongType, LAYER, "a folder or a link, not a file"));
             }
-            FileKind::Rdm => return Err(Error::unsupported(LAYER, "a raw device mapping has no blocks here")),
+            FileKind::Rdm => return Err(Error::unsupported(LAYER, raw_device(&file)?.to_string())),
         }
         if file.lock.mode.writable() && file.kind == FileKind::File && !self.options.allow_locked {
             let report = self.heartbeats.report(&self.core.volume, &self.core.geometry, &file.lock, true)?;
@@ -316,6 +322,13 @@ impl Vmfs {
     }
 }
 
+/// The device that mapping file `file` names.
+pub(super) fn raw_device(file: &Descriptor) -> Result<RawDevice> {
+    let scsi = ScsiId::parse(file.resident());
+    let scsi = scsi.ok_or_else(|| corrupt("raw device mapping", "device id", 0, "a SCSI id"))?;
+    Ok(RawDevice { id: scsi.text(), len: file.size })
+}
+
 /// `.sdd.sf` is a folder of type "system file".
 pub(super) fn is_folder(file: &Descriptor) -> bool {
     const TYPE_BITS: u32 = 0o170_000;
@@ -375,5 +388,5 @@ fn logical_volume(devices: Vec<BlockRef>) -> Result<Logical> {
         }
     }
     let lvm = parts.first().map(|(_, header)| (header.volume, header.snapshot));
-    Ok(Logical { block: Arc::new(LogicalVolume::assemble(parts)?), lvm })
+    Ok(Logical { block: lvm::assemble(&parts)?, lvm })
 }

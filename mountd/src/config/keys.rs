@@ -5,7 +5,7 @@ use toml::de::{DeTable, DeValue};
 /// Tables and their keys.
 pub(super) const KEYS: &[(&str, &[&str])] = &[
     ("vcenter", &["host", "username", "password_file", "ca_file", "fingerprint", "transports", "hold_relocation"]),
-    ("datastore", &["name", "path", "lun"]),
+    ("datastore", &["name", "path", "lun", "raw_devices"]),
     (
         "mount",
         &[

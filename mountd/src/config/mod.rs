@@ -8,6 +8,7 @@
 mod import;
 mod keys;
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
@@ -106,6 +107,10 @@ pub struct DatastoreConfig {
     /// them among the block devices of this host.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub lun: Vec<PathBuf>,
+    /// Raw devices that mapping files and descriptors on it name, by the id or name they have there, and where
+    /// they are on this host.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub raw_devices: BTreeMap<String, PathBuf>,
     /// Read through a server's web access. Plans say this; it is not a key of configuration files.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub server: Option<Box<ServerStore>>,
@@ -402,7 +407,7 @@ fn finish(table: toml::Table) -> Outcome<Config> {
     let mut config: Config = table.try_into().map_err(|err: toml::de::Error| wrong(err.to_string()))?;
     validate(&config).map_err(wrong)?;
     for datastore in &mut config.datastores {
-        let paths = datastore.path.iter_mut().chain(&mut datastore.lun);
+        let paths = datastore.path.iter_mut().chain(&mut datastore.lun).chain(datastore.raw_devices.values_mut());
         paths.for_each(expand_home);
     }
     let vcenter = config.vcenter.iter_mut().flat_map(|vcenter| [&mut vcenter.password_file, &mut vcenter.ca_file]);
@@ -425,7 +430,7 @@ fn validate(config: &Config) -> Result<(), String> {
             return Err(format!("[[datastore]] {name:?} must have either 'path' or 'lun'"));
         }
         let luns = datastore.lun.iter().filter(|lun| !crate::datastore::luns::is_selector(lun));
-        for path in datastore.path.iter().chain(luns) {
+        for path in datastore.path.iter().chain(luns).chain(datastore.raw_devices.values()) {
             absolute(path, &format!("[[datastore]] {name:?}"))?;
         }
     }

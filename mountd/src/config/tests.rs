@@ -26,6 +26,7 @@ fn the_list_of_known_keys_is_what_the_types_have() {
         [[datastore]]
         name = "b"
         lun = ["/b"]
+        raw_devices = { "naa.6000" = "/dev/c" }
         [mount]
         root = "/m"
         uid = 1
@@ -87,6 +88,8 @@ fn a_datastore_needs_a_usable_name_and_one_place() {
     assert!(reason("[[datastore]]\nname = 'a'\npath='/a'\nlun=['/b']").contains("either 'path' or 'lun'"));
     assert!(reason("[[datastore]]\nname = 'a]'\npath='/a'\n").contains("unusable name"));
     assert!(reason("[[datastore]]\nname = 'a'\npath='a'\n").contains("not an absolute path"));
+    let relative = "[[datastore]]\nname = 'a'\npath='/a'\nraw_devices = { x = 'sdb' }\n";
+    assert!(reason(relative).contains("not an absolute path"));
 }
 
 #[test]

@@ -1,11 +1,14 @@
 //! A folder of this host as a datastore: a mounted NFS export, or a copy.
 
+use std::collections::BTreeMap;
 use std::path::{Component, Path, PathBuf};
 use std::sync::Arc;
 
-use vcb_block::{BlockRef, Error, FileSource, Kind, Result};
-use vcb_vmdk::{FolderResolver, Resolver};
+use vcb_block::{BlockRef, Error, FileSource, Kind, Result, Trouble};
+use vcb_fs::Time;
+use vcb_vmdk::{FolderResolver, Resolved, Resolver};
 
+use super::raw::{Devices, RawDevices};
 use super::{Datastore, Entry};
 
 const LAYER: &str = "datastore";
@@ -14,6 +17,7 @@ const LAYER: &str = "datastore";
 pub struct Folder {
     name: String,
     root: PathBuf,
+    raw: RawDevices,
 }
 
 impl Folder {
@@ -27,7 +31,13 @@ impl Folder {
         if !real.is_dir() {
             return Err(Error::new(Kind::WrongType, LAYER, "not a folder").path(root));
         }
-        Ok(Folder { name: name.into(), root: real })
+        Ok(Folder { name: name.into(), root: real, raw: RawDevices::default() })
+    }
+
+    /// With the raw devices that descriptors in it may name, and where they are on this host.
+    #[must_use]
+    pub fn with_raw_devices(self, paths: &BTreeMap<String, PathBuf>) -> Self {
+        Folder { raw: RawDevices::new(paths, Devices::default()), ..self }
     }
 
     /// The folder, canonical.
@@ -68,7 +78,13 @@ impl Datastore for Folder {
             // Follows links, so that a linked VM folder counts as a folder. A dangling or forbidden link is
             // no entry: opening it by name still says why.
             let Ok(meta) = std::fs::metadata(entry.path()) else { continue };
-            entries.push(Entry { name, is_dir: meta.is_dir(), size: if meta.is_dir() { 0 } else { meta.len() } });
+            entries.push(Entry {
+                name,
+                is_dir: meta.is_dir(),
+                size: if meta.is_dir() { 0 } else { meta.len() },
+                modified: meta.modified().ok().and_then(Time::from_system),
+                unreadable: None,
+            });
         }
         entries.sort_by(|a, b| a.name.cmp(&b.name));
         Ok(entries)
@@ -79,7 +95,31 @@ impl Datastore for Folder {
     }
 
     fn resolver(&self) -> Result<Arc<dyn Resolver>> {
-        Ok(FolderResolver::new(&self.root)?)
+        Ok(Arc::new(Files { files: FolderResolver::new(&self.root)?, raw: self.raw.clone() }))
+    }
+
+    fn trouble(&self) -> Option<Trouble> {
+        self.raw.trouble()
+    }
+}
+
+/// The files of a folder, and the raw devices that they name.
+struct Files {
+    files: Arc<FolderResolver>,
+    raw: RawDevices,
+}
+
+impl Resolver for Files {
+    fn open(&self, from: &str, name: &str) -> Result<Resolved> {
+        self.files.open(from, name)
+    }
+
+    fn siblings(&self, from: &str) -> Result<Vec<String>> {
+        self.files.siblings(from)
+    }
+
+    fn device(&self, _from: &str, name: &str) -> Result<Option<BlockRef>> {
+        self.raw.open(name)
     }
 }
 
@@ -96,7 +136,9 @@ mod tests {
         std::fs::write(dir.path().join("secret"), "s").unwrap();
         std::os::unix::fs::symlink("../secret", root.join("out")).unwrap();
         let folder = Folder::open("ds", &root).unwrap();
-        assert_eq!(folder.list("vm").unwrap(), [Entry { name: "a.vmx".into(), is_dir: false, size: 1 }]);
+        let listed = folder.list("vm").unwrap();
+        assert_eq!((listed.len(), listed[0].name.as_str(), listed[0].is_dir, listed[0].size), (1, "a.vmx", false, 1));
+        assert!(listed[0].modified.unwrap() > Time::from_unix(1_500_000_000));
         assert_eq!(folder.open("vm/a.vmx").unwrap().len(), 1);
         for out in ["../secret", "vm/../../secret", "/etc/passwd", "out"] {
             assert_eq!(folder.open(out).err().unwrap().kind(), Kind::Forbidden, "{out}");

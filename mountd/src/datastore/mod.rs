@@ -11,6 +11,7 @@
 
 mod folder;
 pub mod luns;
+mod raw;
 mod server;
 mod set;
 mod vmfs;
@@ -19,7 +20,8 @@ use std::fmt;
 use std::str::FromStr;
 use std::sync::Arc;
 
-use vcb_block::{BlockRef, Result};
+use vcb_block::{BlockRef, Result, Trouble};
+use vcb_fs::Time;
 use vcb_vmdk::Resolver;
 
 use crate::failure::{Code, Failure, Outcome};
@@ -65,6 +67,11 @@ pub trait Datastore: Send + Sync {
         Ok(lock_file(&self.list(folder)?))
     }
 
+    /// What is wrong with its storage at present. Reads nothing.
+    fn trouble(&self) -> Option<Trouble> {
+        None
+    }
+
     /// Names by which descriptors may call it besides its own: the `UUID` of `/vmfs/volumes/UUID/…`.
     fn aliases(&self) -> Vec<String> {
         Vec::new()
@@ -80,6 +87,10 @@ pub struct Entry {
     pub is_dir: bool,
     /// Length in bytes; 0 for folders.
     pub size: u64,
+    /// Last write, when the datastore tells.
+    pub modified: Option<Time>,
+    /// Why its content cannot be had, when that is known.
+    pub unreadable: Option<String>,
 }
 
 /// The lock that hosted products (`NAME.vmx.lck/`, `NAME.vmdk.lck/`) and ESXi on NFS (`.lck-…`) leave in
@@ -164,7 +175,8 @@ mod tests {
 
     #[test]
     fn locks_of_hosted_products_and_of_nfs_are_seen() {
-        let entry = |name: &str, is_dir| Entry { name: name.to_owned(), is_dir, size: 0 };
+        let entry =
+            |name: &str, is_dir| Entry { name: name.to_owned(), is_dir, size: 0, modified: None, unreadable: None };
         assert!(lock_file(&[entry("a.vmx.lck", true)]).is_some());
         assert!(lock_file(&[entry("a.vmdk.lck", true)]).is_some());
         assert!(lock_file(&[entry(".lck-1234000000000000", false)]).is_some());

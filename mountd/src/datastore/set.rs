@@ -4,7 +4,7 @@
 use std::path::Path;
 use std::sync::Arc;
 
-use vcb_block::{Error, Kind, Result};
+use vcb_block::{BlockRef, Error, Kind, Result, Trouble};
 use vcb_vmdk::{Resolved, Resolver};
 
 use super::{Datastore, DsPath, Folder, Server, VmfsStore};
@@ -40,8 +40,14 @@ impl Datastores {
             return Ok(Arc::new(Server::open(&config.name, store)?));
         }
         match &config.path {
-            Some(path) => Ok(Arc::new(Folder::open(&config.name, path).map_err(failed)?)),
-            None => Ok(Arc::new(VmfsStore::open(&config.name, &config.lun).map_err(failed)?)),
+            Some(path) => {
+                let folder = Folder::open(&config.name, path).map_err(failed)?;
+                Ok(Arc::new(folder.with_raw_devices(&config.raw_devices)))
+            }
+            None => {
+                let volume = VmfsStore::open(&config.name, &config.lun, &config.raw_devices).map_err(failed)?;
+                Ok(Arc::new(volume))
+            }
         }
     }
 
@@ -130,6 +136,22 @@ impl Resolver for Datastores {
     fn verify(&self) -> Result<()> {
         let checked: Vec<Result<()>> = self.stores.iter().map(|store| store.resolver()?.verify()).collect();
         checked.into_iter().collect()
+    }
+
+    fn device(&self, from: &str, name: &str) -> Result<Option<BlockRef>> {
+        if let Some((store, path)) = self.redirect(name)? {
+            return store.resolver()?.device("", &path);
+        }
+        let (store, from) = self.home(from)?;
+        store.resolver()?.device(&from, name)
+    }
+
+    fn trouble(&self) -> Option<Trouble> {
+        let troubles = self.stores.iter().filter_map(|store| {
+            let trouble = store.trouble()?;
+            Some(Trouble { reason: format!("datastore {}: {}", store.name(), trouble.reason), ..trouble })
+        });
+        troubles.max_by_key(|trouble| trouble.kind)
     }
 }
 

@@ -50,6 +50,8 @@ pub struct Export<'a> {
     pub overwrite: bool,
     /// Told how many bytes of the disk are done; may be called often.
     pub progress: &'a mut dyn FnMut(u64),
+    /// Makes sure that the storage is still what was opened; called once, after the last read.
+    pub verify: &'a dyn Fn() -> Result<()>,
     /// Ends the copy with [`Code::Interrupted`] when it becomes true.
     pub stop: &'a AtomicBool,
 }
@@ -85,6 +87,7 @@ impl Export<'_> {
                 .next_step("Check the free space and the permissions of the target."),
             CopyError::Stopped => Failure::new(Code::Interrupted, "the copy was interrupted"),
         })?;
+        (self.verify)().map_err(|err| Failure::reading("the disk changed while it was read", err))?;
         partial.keep(to)?;
         Ok(copied)
     }

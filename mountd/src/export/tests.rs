@@ -30,8 +30,15 @@ fn export(disk: &BlockRef, format: Format, to: &Path) -> Outcome<Copied> {
     let mut seen = 0;
     let mut progress = |done| seen = done;
     let stop = AtomicBool::new(false);
-    let mut export =
-        Export { format, adapter: "lsilogic", threads: 3, overwrite: false, progress: &mut progress, stop: &stop };
+    let mut export = Export {
+        format,
+        adapter: "lsilogic",
+        threads: 3,
+        overwrite: false,
+        progress: &mut progress,
+        verify: &|| Ok(()),
+        stop: &stop,
+    };
     let copied = export.run(disk, to)?;
     assert_eq!(seen, disk.len());
     Ok(copied)
@@ -96,9 +103,27 @@ fn a_stopped_copy_leaves_no_file() {
         threads: 2,
         overwrite: false,
         progress: &mut |_| {},
+        verify: &|| Ok(()),
         stop: &stop,
     };
     let failure = export.run(&disk, &dir.path().join("disk.raw")).unwrap_err();
     assert_eq!(failure.code(), Code::Interrupted);
+    assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 0);
+}
+
+#[test]
+fn a_copy_of_a_disk_that_changed_leaves_no_file() {
+    let dir = tempfile::tempdir().unwrap();
+    let disk: BlockRef = Arc::new(MemBlock::new(content()));
+    let mut export = Export {
+        format: Format::Raw,
+        adapter: "ide",
+        threads: 2,
+        overwrite: false,
+        progress: &mut |_| {},
+        verify: &|| Err(Error::new(Kind::Changed, "test", "moved")),
+        stop: &AtomicBool::new(false),
+    };
+    export.run(&disk, &dir.path().join("disk.raw")).unwrap_err();
     assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 0);
 }

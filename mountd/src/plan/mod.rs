@@ -151,6 +151,7 @@ mod tests {
                 name: "a".into(),
                 path: None,
                 lun: vec!["/dev/x".into()],
+                raw_devices: [("naa.6000".to_owned(), "/dev/y".into())].into(),
                 server: None,
             }]),
             files: vec!["[a] web/web.vmx".into()],

@@ -18,6 +18,8 @@ pub struct PlannedDisk {
     pub plan: DiskPlan,
     /// The open chain.
     pub disk: Disk,
+    /// The storage that its files are on.
+    pub storage: Arc<dyn Resolver>,
 }
 
 impl MountPlan {
@@ -55,7 +57,7 @@ impl MountPlan {
             for warning in disk.warnings() {
                 tracing::warn!(disk = plan.file, "{warning}");
             }
-            Ok(PlannedDisk { plan: plan.clone(), disk })
+            Ok(PlannedDisk { plan: plan.clone(), disk, storage: Arc::clone(resolver) })
         };
         self.disks.iter().map(open).collect()
     }
@@ -93,7 +95,7 @@ fn open_disk(
     resolver: &dyn Resolver,
     options: &ReadOptions,
 ) -> OpenDisk {
-    let PlannedDisk { plan, disk } = planned;
+    let PlannedDisk { plan, disk, .. } = planned;
     let ddb = disk.descriptor().ddb_entries().map(|(key, value)| (key.to_owned(), value.to_owned()));
     OpenDisk {
         number,
@@ -191,8 +193,5 @@ fn newest(disk: &Disk, resolver: &dyn Resolver) -> Option<Time> {
 }
 
 fn modified(block: &BlockRef) -> Option<Time> {
-    let written = block.host_file()?.metadata().ok()?.modified().ok()?;
-    let since = written.duration_since(std::time::UNIX_EPOCH).ok()?;
-    let seconds = Time::from_unix(i64::try_from(since.as_secs()).ok()?);
-    Some(Time(seconds.0 + u64::from(since.subsec_nanos() / 100)))
+    Time::from_system(block.modified()?)
 }

@@ -20,6 +20,7 @@ mod watch;
 use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
+use vcb_block::{Trouble, TroubleKind};
 
 pub use crate::config::Mode;
 use crate::front::{FrontOptions, Unreadable};
@@ -75,6 +76,8 @@ pub struct Session {
     pub record: Record,
     /// How it is.
     pub health: Health,
+    /// What is wrong with the storage it reads from.
+    pub storage: Option<Storage>,
     /// What could not be read so far.
     pub unreadable: Vec<Unreadable>,
 }
@@ -93,6 +96,41 @@ pub enum Health {
     Ended,
 }
 
+/// What is wrong with the storage of a session.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Storage {
+    /// How bad it is.
+    pub state: StorageState,
+    /// When it began, RFC 3339.
+    pub since: String,
+    /// Where, and the last error.
+    pub reason: String,
+}
+
+/// How bad the trouble with storage is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum StorageState {
+    /// Reads failed and succeeded when they were repeated.
+    Degraded,
+    /// Reads fail although they are repeated.
+    Failed,
+    /// A file is no longer what was opened: it cannot be read any more, and what was read does not count.
+    Voided,
+}
+
+impl From<&Trouble> for Storage {
+    fn from(trouble: &Trouble) -> Self {
+        let state = match trouble.kind {
+            TroubleKind::Degraded => StorageState::Degraded,
+            TroubleKind::Failed => StorageState::Failed,
+            TroubleKind::Voided => StorageState::Voided,
+        };
+        let since = jiff::Timestamp::try_from(trouble.since).map(|time| time.to_string()).unwrap_or_default();
+        Storage { state, since, reason: trouble.reason.clone() }
+    }
+}
+
 /// The sessions of this user, oldest first.
 ///
 /// # Errors
@@ -105,8 +143,8 @@ pub fn list(state: &StateDir) -> crate::Outcome<Vec<Session>> {
             (Stage::Starting, true) => Health::Starting,
             (Stage::Mounted, true) => Health::Mounted,
         };
-        let unreadable = state.unreadable(&record.id);
-        Session { record, health, unreadable }
+        let (storage, unreadable) = (state.storage(&record.id), state.unreadable(&record.id));
+        Session { record, health, storage, unreadable }
     };
     Ok(state.records()?.into_iter().map(session).collect())
 }

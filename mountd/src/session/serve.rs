@@ -7,10 +7,12 @@ use std::process::ExitCode;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
+use vcb_block::TroubleKind;
+
 use super::start::Program;
 use super::state::{MountLock, Record, Stage, StateDir, source_of, write_unreadable};
 use super::watch::{self, Watcher};
-use super::{Answer, Request, Show, mount_point, stop};
+use super::{Answer, Request, Show, Storage, mount_point, stop};
 use crate::failure::{Code, Failure, Outcome};
 use crate::front::{FrontEnd, Mounted, Report, Unmounter};
 use crate::plan::MountPlan;
@@ -168,6 +170,7 @@ impl Server {
             let _ = sender.send(result);
         });
         let mut verified = Instant::now();
+        let mut trouble = None;
         // Ends when the mount is gone; after a lazy unmount it may go on as long as files are open.
         let result = loop {
             match served.recv_timeout(Duration::from_millis(200)) {
@@ -175,7 +178,13 @@ impl Server {
                 Err(std::sync::mpsc::RecvTimeoutError::Timeout) if !stopping.given_up() => {}
                 Err(_) => break None,
             }
-            if verified.elapsed() >= VERIFY_EVERY {
+            let now = vm.trouble();
+            let voided = now.as_ref().is_some_and(|trouble| trouble.kind == TroubleKind::Voided) && now != trouble;
+            if now != trouble {
+                state.set_storage(&record.id, now.as_ref().map(Storage::from).as_ref());
+                trouble = now;
+            }
+            if voided || verified.elapsed() >= VERIFY_EVERY {
                 verify(&vm, &report);
                 verified = Instant::now();
             }

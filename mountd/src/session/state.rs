@@ -3,6 +3,7 @@
 //! ```text
 //! STATE/sessions/ID.json              the record: written to a temporary file, fsynced, renamed
 //! STATE/sessions/ID.unreadable.jsonl  what could not be read, one line per file
+//! STATE/sessions/ID.storage           what is wrong with the storage at present, in JSON; usually not there
 //! STATE/sessions/ID.log               stderr of the background process
 //! STATE/locks/HASH.lock               held by the process that serves the mount point of that name
 //! ```
@@ -13,7 +14,7 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
-use super::Mode;
+use super::{Mode, Storage};
 use crate::failure::{Code, Failure, Outcome};
 use crate::front::Unreadable;
 use crate::plan::VmIdentity;
@@ -172,6 +173,32 @@ impl StateDir {
         self.sessions().join(format!("{id}.unreadable.jsonl"))
     }
 
+    fn storage_file(&self, id: &str) -> PathBuf {
+        self.sessions().join(format!("{id}.storage"))
+    }
+
+    /// Notes what is wrong with the storage of a session. Failing to must not stop the mount.
+    pub(super) fn set_storage(&self, id: &str, storage: Option<&Storage>) {
+        let path = self.storage_file(id);
+        let done = match storage {
+            Some(storage) => {
+                serde_json::to_vec(storage).map_err(io::Error::from).and_then(|text| sys::replace_file(&path, &text))
+            }
+            None => fs::remove_file(&path),
+        };
+        if let Err(err) = done
+            && err.kind() != io::ErrorKind::NotFound
+        {
+            tracing::error!(%err, path = %path.display(), "the state of the storage cannot be noted");
+        }
+    }
+
+    /// What is wrong with the storage of a session.
+    #[must_use]
+    pub fn storage(&self, id: &str) -> Option<Storage> {
+        serde_json::from_slice(&fs::read(self.storage_file(id)).ok()?).ok()
+    }
+
     /// Writes a record so that after a crash there is the old one or the new one.
     ///
     /// # Errors
@@ -215,7 +242,7 @@ impl StateDir {
     /// What the system says, other than that it is gone already.
     pub fn forget(&self, id: &str) -> Outcome<()> {
         // The record goes last: while it exists, somebody will try again.
-        for path in [self.unreadable_file(id), self.log_file(id), self.record_file(id)] {
+        for path in [self.unreadable_file(id), self.storage_file(id), self.log_file(id), self.record_file(id)] {
             match fs::remove_file(&path) {
                 Err(err) if err.kind() != io::ErrorKind::NotFound => return Err(self.failed("remove", &path, err)),
                 _ => {}
@@ -297,6 +324,7 @@ pub(super) fn read_unreadable(file: File) -> Vec<Unreadable> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::session::StorageState;
 
     #[test]
     fn records_come_back_and_strangers_are_left_alone() {
@@ -310,6 +338,13 @@ mod tests {
         let entry = Unreadable { path: "letters/C/x".to_owned(), error: "encrypted".to_owned() };
         write_unreadable(&state.append_unreadable(&record.id).unwrap(), &entry);
         assert_eq!(state.unreadable(&record.id), [entry]);
+        let storage = Storage { state: StorageState::Failed, since: "now".to_owned(), reason: "\"x\"".to_owned() };
+        assert_eq!(state.storage(&record.id), None);
+        state.set_storage(&record.id, Some(&storage));
+        assert_eq!(state.storage(&record.id), Some(storage));
+        state.set_storage(&record.id, None);
+        state.set_storage(&record.id, None);
+        assert_eq!(state.storage(&record.id), None);
         state.forget(&record.id).unwrap();
         state.forget(&record.id).unwrap();
         assert!(state.records().unwrap().is_empty());

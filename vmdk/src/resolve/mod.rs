@@ -2,7 +2,7 @@
 
 mod folder;
 
-use vcb_block::{BlockRef, Error, Kind, Result};
+use vcb_block::{BlockRef, Error, Kind, Result, Trouble};
 
 pub use folder::FolderResolver;
 
@@ -41,6 +41,21 @@ pub trait Resolver: Send + Sync {
     /// [`Kind::Changed`] when a file was moved, rewritten or taken over since it was opened.
     fn verify(&self) -> Result<()> {
         Ok(())
+    }
+
+    /// The raw device that `name`, written in the file `from`, stands for: a device of this host that is
+    /// configured under that name, or under the id in the mapping file of that name. `None` when the name
+    /// stands for no device that is known here.
+    ///
+    /// # Errors
+    /// Those of opening the device; [`Kind::Unsupported`] for a mapping file whose device is not configured.
+    fn device(&self, _from: &str, _name: &str) -> Result<Option<BlockRef>> {
+        Ok(None)
+    }
+
+    /// What is wrong with the storage at present. Reads nothing.
+    fn trouble(&self) -> Option<Trouble> {
+        None
     }
 }
 
