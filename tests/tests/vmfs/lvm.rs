@@ -67,7 +67,9 @@ impl Block for Large {
         check_range(self.len, offset, buf.len() as u64)?;
         buf.fill(0);
         let start = self.start.len().saturating_sub(offset).min(buf.len() as u64) as usize;
-        self.start.read_at(&mut buf[..start], offset)?;
+        if start > 0 {
+            self.start.read_at(&mut buf[..start], offset)?;
+        }
         let end = offset + buf.len() as u64;
         for (at, bytes) in &self.parts {
             let (from, to) = (offset.max(*at), end.min(at + bytes.len() as u64));
