@@ -147,6 +147,9 @@ pub enum Command {
         /// A VM (SPEC), its folder or .vmx, or a .vmdk
         #[arg(value_name = "DISK")]
         disk: String,
+        /// Do not look at every file of the volumes, and so not count those that cannot be read
+        #[arg(long)]
+        quick: bool,
         #[command(flatten)]
         reading: Reading,
     },
@@ -319,8 +322,9 @@ pub struct MountArgs {
     /// How named streams are shown
     #[arg(long, default_value = "xattr")]
     pub streams: Streams,
-    /// Leave out what a backup can do without: pagefile, hiberfil, swapfile, vss, recycle; may be repeated
-    #[arg(long, value_name = "WHAT")]
+    /// Leave out what a backup can do without: pagefile, hiberfil, swapfile, vss, recycle; a list with commas, may be
+    /// repeated
+    #[arg(long, value_name = "WHAT", value_delimiter = ',')]
     pub exclude: Vec<Exclude>,
     /// How descriptors of a fullvm mount call their images
     #[arg(long, default_value = "vmfs")]

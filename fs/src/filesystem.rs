@@ -1,5 +1,6 @@
 //! What every filesystem reader offers to views.
 
+use std::collections::BTreeMap;
 use std::ops::ControlFlow;
 use std::time::SystemTime;
 
@@ -80,6 +81,20 @@ pub enum Unreadable {
     },
     /// Any other reason.
     Other(String),
+}
+
+impl Unreadable {
+    /// The stable word for the sort of reason, used in counts and JSON.
+    #[must_use]
+    pub fn word(&self) -> &'static str {
+        match self {
+            Unreadable::Encrypted => "encrypted",
+            Unreadable::Deduplicated => "deduplicated",
+            Unreadable::CloudPlaceholder { .. } => "cloud-placeholder",
+            Unreadable::UnknownReparse { .. } => "unknown-reparse-tag",
+            Unreadable::Other(_) => "other",
+        }
+    }
 }
 
 impl std::fmt::Display for Unreadable {
@@ -189,6 +204,33 @@ pub struct FsStats {
     pub files: u64,
 }
 
+/// How many files of a volume cannot be read.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Census {
+    /// Files looked at, folders and links included, NTFS's own not.
+    pub files: u64,
+    /// By [`Unreadable::word`], or `damaged` for what could not even be looked at.
+    pub unreadable: BTreeMap<&'static str, u64>,
+}
+
+impl Census {
+    /// Counts one more under `word`.
+    pub fn count(&mut self, word: &'static str) {
+        *self.unreadable.entry(word).or_default() += 1;
+    }
+}
+
+/// What became of the changes in a filesystem's journal.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Journal {
+    /// A stable word, used in JSON.
+    pub state: &'static str,
+    /// For people.
+    pub text: String,
+    /// True when the user should know: changes may be missing, or were made in memory.
+    pub notable: bool,
+}
+
 /// A read-only filesystem on one volume. All methods may be called by many threads at once; no lock is
 /// held while data is read, nor while a caller's closure runs. Names that are not there give
 /// [`vcb_block::Kind::NotFound`]. An id that leads nowhere gives `Corrupt`, as all damage does: it came from
@@ -271,6 +313,20 @@ pub trait Filesystem: Send + Sync {
 
     /// Totals of the volume.
     fn stats(&self) -> Result<FsStats>;
+
+    /// Looks at every file of the volume, which reads all of its metadata, and counts those that cannot be
+    /// read. `None` where the format has no such files.
+    ///
+    /// # Errors
+    /// Failing reads. Damage of single files is counted.
+    fn census(&self) -> Result<Option<Census>> {
+        Ok(None)
+    }
+
+    /// The state of the journal; `None` where the format has none.
+    fn journal(&self) -> Option<Journal> {
+        None
+    }
 
     /// Conditions of the volume that a user should know: a dirty log, hibernation, replay done.
     fn notes(&self) -> Vec<String>;

@@ -12,6 +12,6 @@ pub mod vmfs;
 pub mod volume;
 
 pub use filesystem::{
-    Attr, DirEntry, FileId, FileType, Filesystem, FsStats, GuestVolume, LinkTarget, Name, NameBuf, Stream, Time,
-    Unreadable,
+    Attr, Census, DirEntry, FileId, FileType, Filesystem, FsStats, GuestVolume, Journal, LinkTarget, Name, NameBuf,
+    Stream, Time, Unreadable,
 };

@@ -166,7 +166,18 @@ fn every_flipped_bit_ends_in_an_answer() {
             (true, _) => errors += 1,
             (false, true) => same += 1,
             // Names, sizes, times and file data carry no checksum.
-            (false, false) => changed += 1,
+            (false, false) => {
+                changed += 1;
+                if found.len() < expected.len() {
+                    println!(
+                        "LOST sector {sector} bit {bit} (byte {:#x} in record of {:?}): {} of {}",
+                        sector * 512 + bit / 8,
+                        String::from_utf8_lossy(&bytes[sector / 2 * 1024..][..4]),
+                        found.len(),
+                        expected.len()
+                    );
+                }
+            }
         }
     }
     println!("{same} without effect, {errors} noticed, {changed} changed what is unprotected");

@@ -10,7 +10,8 @@ fn main() -> Result<(), Box<dyn Error>> {
     let volumes = [3, 5, 6].map(|version| vcb_fixtures::vmfs::seed(version, &scratch));
     std::fs::remove_dir_all(&scratch)?;
     let volumes = volumes.into_iter().flatten().map(|bytes| ("vmfs_volume", bytes));
-    for (number, (target, bytes)) in vcb_fixtures::vmdk::seeds()?.into_iter().chain(volumes).enumerate() {
+    let seeds = vcb_fixtures::vmdk::seeds()?.into_iter().chain(vcb_fixtures::ntfs_seeds::seeds()).chain(volumes);
+    for (number, (target, bytes)) in seeds.enumerate() {
         let folder = corpus.join(target);
         std::fs::create_dir_all(&folder)?;
         std::fs::write(folder.join(format!("seed-{number}")), bytes)?;

@@ -1,19 +1,24 @@
 //! NTFS and partition targets: each takes any bytes and may refuse them, but may not panic, loop or eat memory.
 
 use std::ops::ControlFlow;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use vcb_block::{BlockRef, MemBlock, plan};
 use vcb_fs::ntfs::codec::{WofAlgorithm, decode_lznt1, decode_wof};
-use vcb_fs::ntfs::{Ntfs, Options, logfile};
-use vcb_fs::{FileId, Filesystem};
+use vcb_fs::ntfs::{Ntfs, Options, fuzzing, logfile};
+use vcb_fs::{FileId, FileType, Filesystem};
 
 /// A target by name.
 pub type Target = (&'static str, fn(&[u8]));
 
 /// All targets of this file.
-pub const TARGETS: [Target; 7] = [
+pub const TARGETS: [Target; 12] = [
     ("volume_scan", scan),
+    ("ntfs_boot", fuzzing::boot),
+    ("ntfs_record", fuzzing::record),
+    ("ntfs_attribute", fuzzing::attribute),
+    ("ntfs_index", fuzzing::index),
+    ("ntfs_runlist", fuzzing::run_list),
     ("ntfs_lznt1", lznt1),
     ("ntfs_xpress", xpress),
     ("ntfs_lzx", lzx),
@@ -79,36 +84,55 @@ pub fn log(data: &[u8]) {
     }
 }
 
-/// A volume: opened, listed, read.
-pub fn volume(data: &[u8]) {
-    let options = Options { cache_bytes: 1 << 20, ..Options::default() };
-    let Ok(fs) = Ntfs::open(mem(data), &options) else { return };
-    let mut folders = vec![fs.root()];
-    let mut seen = 0;
-    while let Some(folder) = folders.pop() {
-        let mut found: Vec<FileId> = Vec::new();
-        let _ = fs.read_dir(folder, 0, &mut |entry| {
-            found.push(entry.id);
-            seen += 1;
-            if seen < ENTRIES { ControlFlow::Continue(()) } else { ControlFlow::Break(()) }
-        });
-        for id in found {
-            let _ = fs
-                .attr(id)
-                .map(|attr| (attr.kind == vcb_fs::FileType::Dir && seen < ENTRIES).then(|| folders.push(id)));
-            for stream in fs.streams(id).unwrap_or_default().into_iter().take(8) {
-                read(&*fs, id, Some(&stream.name));
-            }
-            read(&*fs, id, None);
-            let _ = (fs.read_link(id), fs.security(id), fs.extended_attributes(id), fs.object_id(id));
-        }
+/// A small volume of which some bytes are replaced: offset in three bytes, length in one, bytes; repeated.
+pub fn volume(mut data: &[u8]) {
+    static TINY: OnceLock<Vec<u8>> = OnceLock::new();
+    let mut bytes = TINY.get_or_init(vcb_fixtures::ntfs_seeds::tiny).clone();
+    while let [a, b, c, len, rest @ ..] = data {
+        let at = u32::from_le_bytes([*a, *b, *c, 0]) as usize % bytes.len();
+        let len = usize::from(*len).min(rest.len()).min(bytes.len() - at);
+        bytes[at..at + len].copy_from_slice(&rest[..len]);
+        data = &rest[len..];
     }
-    let _ = fs.stats();
+    survey(&bytes);
 }
 
-fn read(fs: &dyn Filesystem, id: FileId, stream: Option<&[u8]>) {
-    if let Ok(block) = fs.open(id, stream) {
-        let mut bytes = vec![0; block.len().min(BYTES) as usize];
-        let _ = plan::read(&block, &mut bytes, 0);
+/// Everything on a volume that can be asked for: paths of files and streams, and how many bytes each gave.
+pub fn survey(volume: &[u8]) -> Vec<(String, Result<u64, String>)> {
+    let options = Options { cache_bytes: 1 << 20, ..Options::default() };
+    let Ok(fs) = Ntfs::open(mem(volume), &options) else { return Vec::new() };
+    let mut folders = vec![(fs.root(), String::new())];
+    let mut all = Vec::new();
+    while let Some((folder, path)) = folders.pop() {
+        let mut found: Vec<(FileId, String)> = Vec::new();
+        let listed = fs.read_dir(folder, 0, &mut |entry| {
+            found.push((entry.id, format!("{path}/{}", String::from_utf8_lossy(&entry.name))));
+            if all.len() + found.len() < ENTRIES { ControlFlow::Continue(()) } else { ControlFlow::Break(()) }
+        });
+        if let Err(err) = listed {
+            all.push((path + "/", Err(err.report())));
+        }
+        for (id, path) in found {
+            for stream in fs.streams(id).unwrap_or_default().into_iter().take(8) {
+                let name = format!("{path}:{}", String::from_utf8_lossy(&stream.name));
+                all.push((name, read(&*fs, id, Some(&stream.name))));
+            }
+            let _ = (fs.read_link(id), fs.security(id), fs.extended_attributes(id), fs.object_id(id));
+            match fs.attr(id).map(|attr| attr.kind) {
+                Ok(FileType::File) => all.push((path, read(&*fs, id, None))),
+                Ok(FileType::Dir) if all.len() < ENTRIES => folders.push((id, path)),
+                Ok(_) => {}
+                Err(err) => all.push((path, Err(err.report()))),
+            }
+        }
     }
+    let _ = (fs.stats(), fs.census());
+    all
+}
+
+fn read(fs: &dyn Filesystem, id: FileId, stream: Option<&[u8]>) -> Result<u64, String> {
+    let block = fs.open(id, stream).map_err(|err| err.report())?;
+    let mut bytes = vec![0; block.len().min(BYTES) as usize];
+    plan::read(&block, &mut bytes, 0).map_err(|err| err.report())?;
+    Ok(bytes.len() as u64)
 }

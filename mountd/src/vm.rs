@@ -82,6 +82,6 @@ pub struct OpenVolume {
     pub mbr_signature: Option<u32>,
     /// Partition GUID in on-disk byte order, when the disk has a GPT.
     pub gpt_guid: Option<[u8; 16]>,
-    /// The filesystem, or why it cannot be shown.
+    /// The filesystem, or why it cannot be shown; [`vcb_block::Kind::NotFound`] when nobody misses it.
     pub fs: Result<Arc<dyn Filesystem>, Error>,
 }

@@ -2,6 +2,7 @@
 
 use serde_json::{Map, Value, json};
 use vcb_fs::volume::{self, Scan, Volume};
+use vcb_fs::{Census, Filesystem, Journal};
 use vcb_mountd::plan::{self, MountPlan, PlannedDisk, open_filesystem};
 use vcb_mountd::{Exit, Failure, Outcome};
 use vcb_vmdk::vmsd::Snapshot;
@@ -12,13 +13,13 @@ use crate::context::Context;
 use crate::output::{Out, human_size, printable, put_name};
 
 /// Shows what `spec` means. Everything that can be read is; volumes that cannot be are told with the reason.
-pub fn run(spec: &str, reading: &Reading, context: &Context) -> Outcome<Exit> {
+pub fn run(spec: &str, quick: bool, reading: &Reading, context: &Context) -> Outcome<Exit> {
     let plan = target::plan(spec, reading, context)?;
     let snapshots = plan::snapshots(&target::place(spec, context)?, &context.config)?;
     let mut shown = Vec::new();
     let mut number = 0;
     for planned in plan.open_disks()? {
-        let volumes = Volumes::of(&planned, &plan, &mut number);
+        let volumes = Volumes::of(&planned, &plan, quick, &mut number);
         shown.push((planned, volumes));
     }
     let mut out = Out::new();
@@ -64,22 +65,37 @@ struct FsFacts {
     kind: &'static str,
     label: Vec<u8>,
     serial: String,
+    journal: Option<Journal>,
     notes: Vec<String>,
+    /// How many files there are and cannot be read, or why that is not known; `None` when nobody asked.
+    census: Option<Result<Census, String>>,
+}
+
+impl FsFacts {
+    fn of(fs: &dyn Filesystem, quick: bool) -> Self {
+        let census = match quick {
+            true => None,
+            false => fs.census().map_err(|err| err.report()).transpose(),
+        };
+        FsFacts {
+            kind: fs.kind(),
+            label: fs.label(),
+            serial: fs.serial(),
+            journal: fs.journal(),
+            notes: fs.notes(),
+            census,
+        }
+    }
 }
 
 impl Volumes {
-    fn of(planned: &PlannedDisk, plan: &MountPlan, number: &mut u32) -> Volumes {
+    fn of(planned: &PlannedDisk, plan: &MountPlan, quick: bool, number: &mut u32) -> Volumes {
         let scan = volume::scan(planned.disk.block());
         let mut found = Vec::new();
         for volume in scan.iter().flat_map(|scan| &scan.volumes) {
             *number += 1;
             let fs = open_filesystem(volume, &plan.options);
-            let fs = fs.map_err(|err| err.report()).map(|fs| FsFacts {
-                kind: fs.kind(),
-                label: fs.label(),
-                serial: fs.serial(),
-                notes: fs.notes(),
-            });
+            let fs = fs.map_err(|err| err.report()).map(|fs| FsFacts::of(&*fs, quick));
             found.push(Found { number: *number, volume: volume.clone(), fs });
         }
         if scan.is_err() {
@@ -145,13 +161,30 @@ fn volume_text(found: &Found, out: &mut Out) -> Outcome<()> {
     match &found.fs {
         Ok(fs) => {
             out.line(format_args!("    {} '{}', serial {}", fs.kind, printable(&fs.label), fs.serial))?;
-            for note in &fs.notes {
+            if let Some(journal) = &fs.journal {
+                out.line(format_args!("    log: {}", journal.text))?;
+            }
+            let told = |note: &&String| fs.journal.as_ref().is_none_or(|journal| journal.text != **note);
+            for note in fs.notes.iter().filter(told) {
                 out.line(format_args!("    note: {note}"))?;
+            }
+            match &fs.census {
+                Some(Ok(census)) => out.line(format_args!("    {}", census_text(census)))?,
+                Some(Err(why)) => out.line(format_args!("    files: not counted: {why}"))?,
+                None => {}
             }
         }
         Err(why) => out.line(format_args!("    unreadable: {why}"))?,
     }
     Ok(())
+}
+
+fn census_text(census: &Census) -> String {
+    if census.unreadable.is_empty() {
+        return format!("files: {}, none known to be unreadable", census.files);
+    }
+    let kinds: Vec<String> = census.unreadable.iter().map(|(word, count)| format!("{count} {word}")).collect();
+    format!("files: {}, unreadable: {}", census.files, kinds.join(", "))
 }
 
 fn snapshot_json(snapshot: &Snapshot) -> Value {
@@ -235,6 +268,16 @@ fn volume_json(found: &Found) -> Value {
             put_name(&mut object, "label", &fs.label);
             object.insert("serial".to_owned(), fs.serial.clone().into());
             object.insert("notes".to_owned(), fs.notes.clone().into());
+            let log = fs.journal.as_ref().map(|journal| json!({ "state": journal.state, "text": journal.text }));
+            object.insert("log".to_owned(), log.into());
+            match &fs.census {
+                Some(Ok(census)) => {
+                    object.insert("files".to_owned(), census.files.into());
+                    object.insert("unreadable_files".to_owned(), json!(census.unreadable));
+                }
+                Some(Err(why)) => drop(object.insert("not_counted".to_owned(), why.clone().into())),
+                None => {}
+            }
         }
         Err(why) => {
             object.insert("unreadable".to_owned(), why.clone().into());

@@ -35,7 +35,7 @@ pub fn run(command: Command, context: Context) -> Outcome<Exit> {
         Command::Sessions => sessions::list(&context),
         Command::Cleanup { dry_run } => sessions::cleanup(dry_run, &context),
         Command::List { spec } => list::run(&spec, &context),
-        Command::Info { disk, reading } => info::run(&disk, &reading, &context),
+        Command::Info { disk, quick, reading } => info::run(&disk, quick, &reading, &context),
         Command::Ls { disk, path, recursive, reading } => {
             ls::run(&disk, path.as_deref(), recursive, &reading, &context)
         }

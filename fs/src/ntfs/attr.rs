@@ -54,7 +54,7 @@ impl Standard {
         standard.ok_or_else(|| Fault::Missing("$STANDARD_INFORMATION").in_record(file.number()))
     }
 
-    fn parse(bytes: &[u8]) -> Result<Self, Fault> {
+    pub(super) fn parse(bytes: &[u8]) -> Result<Self, Fault> {
         const SHORT: Fault = Fault::Short("standard information");
         let mut times = [Time::default(); 4];
         for (index, time) in times.iter_mut().enumerate() {
@@ -130,7 +130,7 @@ impl Ntfs {
         let unreadable = match kind {
             FileType::File if flags & ENCRYPTED != 0 => Some(Unreadable::Encrypted),
             FileType::File => reparse::unreadable(tag, partial).or_else(|| {
-                let lost = found.data.is_none() && file.number() >= FIRST_USER && !file.base.has_view_index();
+                let lost = found.data.is_none() && file.number() >= FIRST_USER && !file.base.is_own();
                 lost.then(|| Unreadable::Other("the file has no data attribute".to_owned()))
             }),
             _ => None,

@@ -49,7 +49,7 @@ impl Geometry {
         Self::parse(&boot, volume.len()).map_err(|fault| fault.at(Place::Boot).at(0))
     }
 
-    fn parse(boot: &[u8], volume_len: u64) -> Result<Self, Fault> {
+    pub(super) fn parse(boot: &[u8], volume_len: u64) -> Result<Self, Fault> {
         if boot.get(3..11) != Some(b"NTFS    ") {
             return Err(Fault::Signature { found: array(boot, 3).unwrap_or_default(), expected: "NTFS" });
         }

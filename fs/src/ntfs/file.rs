@@ -22,7 +22,7 @@ const MAX_LIST: u64 = 256 << 10;
 
 /// An entry of an attribute list.
 #[derive(PartialEq, Eq, PartialOrd, Ord)]
-struct Listed {
+pub(super) struct Listed {
     kind: u32,
     name: Box<[u8]>,
     lowest: u64,
@@ -349,7 +349,7 @@ impl<'m> Parts<'m> {
 /// ```text
 /// 0x00 type  0x04 length  0x06 name length, offset  0x08 lowest VCN  0x10 record  0x18 instance  name
 /// ```
-fn parse_list(mut bytes: &[u8]) -> Result<Vec<Listed>, Fault> {
+pub(super) fn parse_list(mut bytes: &[u8]) -> Result<Vec<Listed>, Fault> {
     const SHORT: Fault = Fault::Short("attribute list entry");
     let mut list = Vec::new();
     while !bytes.is_empty() {

@@ -37,6 +37,9 @@ const ROOT_HEADER: usize = 0x10;
 /// Bytes before the node in an INDX block.
 const BLOCK_HEADER: usize = 0x18;
 
+/// Node flag: its entries have children.
+const HAS_CHILDREN: u32 = 1;
+
 /// Entry flag: has a child.
 const HAS_CHILD: u16 = 1;
 /// Entry flag: the last of its node, without a key.
@@ -99,6 +102,16 @@ impl Index {
         }
         index.weight += index.root.len() + index.bitmap.len() + size_of::<Index>();
         Ok(index)
+    }
+
+    /// An index of blocks that are all in use, on a volume of 512-byte clusters, for fuzzing.
+    pub(super) fn of(root: Vec<u8>, blocks: BlockRef) -> Result<Self, Fault> {
+        let block_size = u64::from(le32(&root, 8).ok_or(Fault::Short("index root"))?);
+        if !(512..=MAX_BLOCK).contains(&block_size) || !block_size.is_power_of_two() {
+            return Err(Fault::Field { field: "index block size", value: block_size });
+        }
+        let bitmap = vec![0xFF; (blocks.len() / block_size / 8) as usize + 1];
+        Ok(Index { record: 0, root, block_size, vcn_unit: 512, allocation: Some(blocks), bitmap, weight: 0 })
     }
 
     /// Bytes of memory.
@@ -165,7 +178,11 @@ impl Index {
 
     fn root_node(&self) -> Result<Node<'_>> {
         let place = Place::Index { record: self.record, block: None };
-        Node::new(place, 0, Source::Root(&self.root), ROOT_HEADER, self.root.len())
+        let node = Node::new(place, 0, Source::Root(&self.root), ROOT_HEADER, self.root.len())?;
+        if !node.inner && self.bitmap.iter().any(|&byte| byte != 0) {
+            return Err(Fault::Missing("child, yet its index has blocks in use").at(place));
+        }
+        Ok(node)
     }
 
     /// True when block number `block` exists and is in use.
@@ -241,6 +258,8 @@ struct Node<'i> {
     first: usize,
     /// Offset after the last entry.
     end: usize,
+    /// Its entries have children: all of them, or none.
+    inner: bool,
 }
 
 /// An entry of a node.
@@ -268,13 +287,19 @@ impl Entry<'_> {
 
 impl<'i> Node<'i> {
     fn new(place: Place, number: u64, source: Source<'i>, base: usize, limit: usize) -> Result<Self> {
-        let mut node = Node { place, number, source, base, first: 0, end: 0 };
+        let mut node = Node { place, number, source, base, first: 0, end: 0, inner: false };
         let field = |offset| le32(node.bytes(), base + offset).ok_or(Fault::Short("index node").at(place));
         let (first, end) = (field(0)? as usize, field(4)? as usize);
         if first < 0x10 || first > end || end > limit.saturating_sub(base) {
             return Err(Fault::Field { field: "end of the index entries", value: end as u64 }.at(place));
         }
-        (node.first, node.end) = (first, end);
+        let large = field(0x0C)? & HAS_CHILDREN != 0;
+        // A root keeps the flag while it has an allocation, used or not: there the entries tell.
+        let inner = match number {
+            0 => le16(node.bytes(), base + first + 0x0C).is_some_and(|flags| flags & HAS_CHILD != 0),
+            _ => large,
+        };
+        (node.first, node.end, node.inner) = (first, end, inner);
         Ok(node)
     }
 
@@ -295,6 +320,13 @@ impl<'i> Node<'i> {
         let bytes = bytes.get(..len).ok_or_else(|| fault("passes the end of its node"))?;
         if len < 0x10 || !len.is_multiple_of(8) {
             return Err(fault("impossible length"));
+        }
+        // What follows an early end, or lies below an entry that denies its child, would be lost unnoticed.
+        if flags & LAST != 0 && at + len != self.end {
+            return Err(fault("is the last one, with others after it"));
+        }
+        if (flags & HAS_CHILD != 0) != self.inner {
+            return Err(fault("contradicts its node about children"));
         }
         let (body, child) = match flags & HAS_CHILD {
             0 => (len, None),

@@ -27,6 +27,8 @@ mod dir;
 mod error;
 mod file;
 mod fixup;
+#[doc(hidden)]
+pub mod fuzzing;
 mod index;
 pub mod logfile;
 mod mft;
@@ -37,6 +39,7 @@ mod reparse;
 mod runlist;
 mod secure;
 mod stream;
+mod totals;
 mod volume;
 
 pub use boot::Geometry;

@@ -50,7 +50,8 @@ pub(super) const SPARSE: u16 = 0x8000;
 const IN_USE: u16 = 1;
 /// Record flag: the file is a folder.
 const DIRECTORY: u16 = 2;
-/// Record flag: the file has indexes other than a folder's; Windows keeps such files in $Extend.
+/// Record flags: the file is in $Extend; it has indexes other than a folder's. Both are NTFS's own files only.
+const EXTEND: u16 = 4;
 const VIEW_INDEX: u16 = 8;
 
 /// The low 48 bits of a file reference: the record number. The sequence number is above.
@@ -109,9 +110,9 @@ impl Record {
         self.flags() & DIRECTORY != 0
     }
 
-    /// True for files of NTFS's own that are indexes and have no content.
-    pub(super) fn has_view_index(&self) -> bool {
-        self.flags() & VIEW_INDEX != 0
+    /// True for files of NTFS's own in $Extend, and indexes: some of them have no content.
+    pub(super) fn is_own(&self) -> bool {
+        self.flags() & (EXTEND | VIEW_INDEX) != 0
     }
 
     /// Sequence number: how often the record has been reused.

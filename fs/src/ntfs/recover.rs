@@ -40,6 +40,20 @@ pub enum LogOutcome {
     Refused(String),
 }
 
+impl LogOutcome {
+    /// The stable word for it, used in JSON.
+    #[must_use]
+    pub fn word(&self) -> &'static str {
+        match self {
+            LogOutcome::Closed => "clean",
+            LogOutcome::Replayed { .. } => "replayed",
+            LogOutcome::Hibernated => "hibernated",
+            LogOutcome::NotAsked => "not-replayed",
+            LogOutcome::Refused(_) => "refused",
+        }
+    }
+}
+
 impl fmt::Display for LogOutcome {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {

@@ -4,7 +4,7 @@ use std::ops::ControlFlow;
 use std::sync::{Arc, OnceLock};
 
 use vcb_block::bytes::{array, le16};
-use vcb_block::{BlockRef, Error, Kind, Result, plan};
+use vcb_block::{BlockRef, Error, Kind, Result};
 
 use super::attr::Standard;
 use super::boot::Geometry;
@@ -20,14 +20,10 @@ use super::record::kind;
 use super::recover::{self, LogOutcome};
 use super::secure::Secure;
 use super::{ROOT, reparse};
-use crate::{Attr, DirEntry, FileId, Filesystem, FsStats, LinkTarget, Name, NameBuf, Stream};
+use crate::{Attr, Census, DirEntry, FileId, Filesystem, FsStats, Journal, LinkTarget, Name, NameBuf, Stream};
 
-/// Record number of the $MFT itself.
-const MFT: u64 = 0;
 /// Record number of $Volume.
 const VOLUME: u64 = 3;
-/// Record number of $Bitmap.
-const BITMAP: u64 = 6;
 /// Record number of $UpCase.
 const UPCASE: u64 = 10;
 
@@ -40,8 +36,6 @@ const MAX_EA: u64 = 64 << 10;
 const MAX_DESCRIPTOR: u64 = 256 << 10;
 /// Longest label: 32 characters in Windows, bounded by the record anyway.
 const MAX_LABEL: u64 = 4096;
-/// Bytes of a bitmap counted at once.
-const BITMAP_PIECE: u64 = 1 << 20;
 
 /// How to open a volume.
 #[derive(Debug, Clone)]
@@ -166,33 +160,6 @@ impl Ntfs {
             Ok(())
         })?;
         first.ok_or_else(|| Fault::Missing("$FILE_NAME").in_record(file.number()))
-    }
-
-    /// Bits that are 1 among the first `bits` of a bitmap attribute, read in pieces.
-    fn ones(&self, record: u64, of: u32, bits: u64) -> Result<u64> {
-        let file = system(&self.mft, record)?;
-        let content = file.content(of, Utf16::default())?.ok_or_else(|| Fault::Missing("bitmap").in_record(record))?;
-        let bitmap = file.plain(content, of)?;
-        if bitmap.len() < bits.div_ceil(8) {
-            return Err(
-                Fault::Unallocated { kind: of, size: bits.div_ceil(8), allocated: bitmap.len() }.in_record(record)
-            );
-        }
-        let (mut ones, mut at) = (0, 0);
-        let mut piece = vec![0; bitmap.len().min(BITMAP_PIECE) as usize];
-        while at < bits.div_ceil(8) {
-            let len = (bits.div_ceil(8) - at).min(BITMAP_PIECE) as usize;
-            let Some(bytes) = piece.get_mut(..len) else { break };
-            plan::read(&bitmap, bytes, at)?;
-            at += len as u64;
-            if at * 8 > bits
-                && let Some(last) = bytes.last_mut()
-            {
-                *last &= 0xFF >> (at * 8 - bits);
-            }
-            ones += bytes.iter().map(|byte| u64::from(byte.count_ones())).sum::<u64>();
-        }
-        Ok(ones)
     }
 }
 
@@ -324,16 +291,17 @@ impl Filesystem for Ntfs {
         if let Some(stats) = self.stats.get() {
             return Ok(*stats);
         }
-        let geometry = &self.mft.geometry;
-        let clusters = geometry.clusters;
-        let records = self.mft.len() / u64::from(geometry.record);
-        let stats = FsStats {
-            cluster_size: geometry.cluster,
-            clusters,
-            free_clusters: clusters - self.ones(BITMAP, kind::DATA, clusters)?,
-            files: self.ones(MFT, kind::BITMAP, records)?,
-        };
+        let stats = self.totals()?;
         Ok(*self.stats.get_or_init(|| stats))
+    }
+
+    fn census(&self) -> Result<Option<Census>> {
+        self.count().map(Some)
+    }
+
+    fn journal(&self) -> Option<Journal> {
+        let notable = self.log != LogOutcome::Closed;
+        Some(Journal { state: self.log.word(), text: self.log.to_string(), notable })
     }
 
     fn notes(&self) -> Vec<String> {

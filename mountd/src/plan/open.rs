@@ -143,28 +143,41 @@ pub(crate) fn open_volumes(disk: &BlockRef, count: &mut u32, options: &ReadOptio
         gpt_guid: volume.gpt_guid,
         fs: open_filesystem(volume, options),
     };
-    scan.volumes.iter().map(open).collect()
+    let volumes: Vec<OpenVolume> = scan.volumes.iter().map(open).collect();
+    for volume in &volumes {
+        if let Some(journal) = volume.fs.as_ref().ok().and_then(|fs| fs.journal()) {
+            match journal.notable {
+                true => tracing::warn!(volume = volume.number, "{}", journal.text),
+                false => tracing::info!(volume = volume.number, "{}", journal.text),
+            }
+        }
+    }
+    volumes
 }
 
 /// Opens the filesystem of a volume.
 ///
 /// # Errors
-/// Why there is none to be had; [`Kind::NotFound`] for a volume that holds no files by its nature.
+/// Why there is none to be had; [`Kind::NotFound`] for a volume whose absence takes nothing of the guest's own
+/// files along (docs/decisions/0505-volumes-that-are-not-missed.md).
 pub fn open_filesystem(volume: &Volume, options: &ReadOptions) -> vcb_block::Result<Arc<dyn Filesystem>> {
     if volume.content == Content::Ntfs {
         let (metafiles, replay) = (options.metafiles, options.replay);
         let options = ntfs::Options { metafiles, replay, ..ntfs::Options::default() };
         return Ok(ntfs::Ntfs::open(Arc::clone(&volume.block), &options)?);
     }
-    // These hold no files by their nature, so that nothing is missing from a backup without them.
-    let no_files = match volume.content {
+    let not_missed = match volume.content {
         Content::Swap => Some("the volume is swap space"),
         Content::Empty | Content::Unknown if volume.type_name == "Microsoft reserved" => {
             Some("the volume is reserved by Windows and holds no files")
         }
+        Content::Fat if volume.type_name == "EFI system" => Some(
+            "the volume is an EFI system partition: it holds the boot loader, in a FAT filesystem, and is in full only \
+             in a mount of whole disks (--mode fullvm)",
+        ),
         _ => None,
     };
-    if let Some(why) = no_files {
+    if let Some(why) = not_missed.filter(|_| volume.problem.is_none()) {
         return Err(Error::new(Kind::NotFound, "volume", why));
     }
     let why = match (&volume.problem, volume.content) {

@@ -111,8 +111,12 @@ impl FileView {
                     Ok(Arc::clone(fs))
                 }
                 Err(err) => {
-                    notes.push(note(err.report(), true));
-                    let text = format!("This volume cannot be read.\n{}\n", err.report());
+                    let missed = err.kind() != Kind::NotFound;
+                    notes.push(note(err.report(), missed));
+                    let text = match missed {
+                        true => format!("This volume cannot be read.\n{}\n", err.report()),
+                        false => format!("This volume is not shown as files.\n{}\n", err.report()),
+                    };
                     Err(Arc::new(MemBlock::new(text.into_bytes())) as BlockRef)
                 }
             };

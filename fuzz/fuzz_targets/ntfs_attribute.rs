@@ -1,0 +1,2 @@
+#![no_main]
+libfuzzer_sys::fuzz_target!(|data: &[u8]| vcb_fs::ntfs::fuzzing::attribute(data));
