@@ -53,7 +53,7 @@ impl Made {
     }
 
     /// Lets a script of `fixtures/ntfs`, called with image and mount point, make the volume.
-    pub fn by_script(script: &str) -> Option<Self> {
+    pub fn by_script(script: &str, cluster: u32, small: bool) -> Option<Self> {
         if !["mkfs.ntfs", "ntfs-3g", "umount", "python3"].into_iter().all(vcb_fixtures::need_tool) {
             return None;
         }
@@ -62,6 +62,7 @@ impl Made {
         fs::create_dir(&mount).unwrap();
         let mut command = Command::new("bash");
         command.arg(format!("{SCRIPTS}/{script}")).arg(folder.path().join("image")).arg(mount).stdout(Stdio::null());
+        command.env("CLUSTER", cluster.to_string()).env("SMALL", if small { "1" } else { "" });
         assert!(command.status().unwrap().success(), "{script}");
         Some(Made { folder })
     }
@@ -73,6 +74,11 @@ impl Made {
         let mount = Mount::new(&self.folder.path().join("image"), &path)?;
         fill(&mount.path);
         Some(())
+    }
+
+    /// Path of the volume.
+    pub fn image(&self) -> std::path::PathBuf {
+        self.folder.path().join("image")
     }
 
     pub fn block(&self) -> BlockRef {

@@ -2,7 +2,9 @@
 
 #![allow(dead_code, clippy::unwrap_used)]
 
+pub mod fill;
 pub mod made;
+pub mod peers;
 
 use std::fs::File;
 use std::io::{Read, Seek, SeekFrom, Write};
@@ -172,5 +174,22 @@ fn link(fs: &dyn Filesystem, id: FileId) -> String {
         LinkTarget::Volume(parts) => format!("/{}", join(parts)),
         LinkTarget::Guest { volume, path } => format!("{volume:?}/{}", join(path)),
         LinkTarget::Foreign(text) => show(&text),
+    }
+}
+
+/// Writes a volume to a file, leaving holes for zeros.
+pub fn save(block: &BlockRef, path: &Path) {
+    let mut file = File::create(path).unwrap();
+    file.set_len(block.len()).unwrap();
+    let mut piece = vec![0; 1 << 20];
+    let mut at = 0;
+    while at < block.len() {
+        let len = (block.len() - at).min(piece.len() as u64) as usize;
+        plan::read(block, &mut piece[..len], at).unwrap();
+        if piece[..len].iter().any(|&byte| byte != 0) {
+            file.seek(SeekFrom::Start(at)).unwrap();
+            file.write_all(&piece[..len]).unwrap();
+        }
+        at += len as u64;
     }
 }

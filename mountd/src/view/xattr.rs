@@ -21,16 +21,30 @@ pub fn is_known(name: &Name) -> bool {
     name.starts_with(USER) || name.starts_with(SYSTEM)
 }
 
-/// Names to list. Streams whose names are too long for the host are left out; they are reachable as files.
+/// Ends a name that was cut short.
+const CUT: &str = "\u{2026}";
+
+/// The attribute that shows `stream`. One whose name is too long for the host is listed by a part of it, and asking
+/// for its value fails, so that it is missed; it can be had as a file.
+fn shown(stream: &Name) -> NameBuf {
+    let mut name = [USER, stream].concat();
+    let nul = name.iter().position(|&byte| byte == 0);
+    if nul.is_some() || name.len() > MAX_NAME {
+        let mut end = nul.unwrap_or(MAX_NAME).min(MAX_NAME - CUT.len());
+        while name.get(end).is_some_and(|byte| byte & 0xC0 == 0x80) {
+            end -= 1;
+        }
+        name.truncate(end);
+        name.extend_from_slice(CUT.as_bytes());
+    }
+    name
+}
+
+/// Names to list.
 pub(super) fn names(fs: &dyn Filesystem, id: FileId, streams: bool, list_acl: bool) -> Result<Vec<NameBuf>> {
     let mut names = Vec::new();
     if streams {
-        for stream in fs.streams(id)? {
-            let name = [USER, &stream.name].concat();
-            if name.len() <= MAX_NAME && !name.contains(&0) {
-                names.push(name);
-            }
-        }
+        names.extend(fs.streams(id)?.iter().map(|stream| shown(&stream.name)));
     }
     if list_acl {
         names.extend(LISTED.iter().map(|name| name.as_bytes().to_vec()));
@@ -62,7 +76,14 @@ pub(super) fn value(fs: &dyn Filesystem, id: FileId, name: &Name, streams: bool)
 fn stream_value(fs: &dyn Filesystem, id: FileId, name: &Name) -> Result<Option<Vec<u8>>> {
     match fs.open(id, Some(name)) {
         Ok(block) => read_all(&block).map(Some),
-        Err(err) if err.kind() == Kind::NotFound => Ok(None),
+        Err(err) if err.kind() == Kind::NotFound => {
+            let cut = name.ends_with(CUT.as_bytes())
+                && fs.streams(id)?.iter().any(|known| &shown(&known.name)[USER.len()..] == name);
+            match cut {
+                true => Err(Error::new(Kind::Limit, LAYER, "the stream's name is longer than that of an attribute")),
+                false => Ok(None),
+            }
+        }
         Err(err) => Err(err),
     }
 }

@@ -1,0 +1,277 @@
+//! What is asked of NTFS volumes on the command line reaches their reader: --no-replay, --metafiles, --streams,
+//! --exclude; and `info`, `mount` and their log tell what cannot be read and in what state the log is.
+
+#![cfg(target_os = "linux")]
+#![allow(clippy::unwrap_used)]
+
+mod support;
+
+use std::fs::{self, File};
+use std::os::unix::fs::FileExt;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::{Duration, Instant};
+
+use serde_json::Value;
+use support::{World, can_mount, mount, run};
+use vcb_fixtures::need_tool;
+use vcb_fixtures::ntfs_log::{LogWriter, Tables};
+
+const MIB: u64 = 1 << 20;
+
+/// An NTFS volume of 16 MiB filled by `fill`, as `ntfs.img`.
+fn volume(world: &World, fill: impl FnOnce(&Path)) -> Option<PathBuf> {
+    if !can_mount() || !["mkntfs", "ntfs-3g", "setfattr", "umount"].into_iter().all(need_tool) {
+        return None;
+    }
+    let image = world.write("ntfs.img", "");
+    File::options().write(true).open(&image).unwrap().set_len(16 * MIB).unwrap();
+    let dir = world.dir.path();
+    run("mkntfs", &["-q", "-F", "-c", "4096", "-p", "0", "-H", "255", "-S", "63", "-s", "512", "ntfs.img"], dir);
+    let at = world.path("filled");
+    fs::create_dir(&at).unwrap();
+    run("ntfs-3g", &["-o", "streams_interface=windows", "ntfs.img", "filled"], dir);
+    fill(&at);
+    // Busy for a moment when another test's child still has a file of ours between fork and exec.
+    let limit = Instant::now() + Duration::from_secs(10);
+    while !Command::new("umount").arg(&at).output().unwrap().status.success() {
+        assert!(Instant::now() < limit, "cannot unmount ntfs-3g");
+        std::thread::sleep(Duration::from_millis(50));
+    }
+    Some(image)
+}
+
+/// A disk `NAME.vmdk` that is `image`.
+fn disk(world: &World, name: &str, image: &Path) {
+    let sectors = fs::metadata(image).unwrap().len() / 512;
+    let flat = image.file_name().unwrap().to_str().unwrap();
+    world.write(
+        &format!("{name}.vmdk"),
+        format!(
+            "# Disk DescriptorFile\nversion=1\nCID=12345678\nparentCID=ffffffff\ncreateType=\"vmfs\"\n\
+             RW {sectors} VMFS \"{flat}\"\nddb.adapterType = \"lsilogic\"\n"
+        ),
+    );
+}
+
+fn reparse(path: &Path, tag: &str) {
+    fs::write(path, "placeholder").unwrap();
+    let data = format!("0x{tag}08000000") + "3132333435363738";
+    run("setfattr", &["-n", "system.ntfs_reparse_data", "-v", &data, path.to_str().unwrap()], Path::new("/"));
+}
+
+fn fill(root: &Path) {
+    fs::create_dir(root.join("folder")).unwrap();
+    fs::write(root.join("folder/plain"), "plain").unwrap();
+    fs::write(root.join("folder/plain:small"), "a stream").unwrap();
+    fs::write(root.join("folder/plain:large"), vec![7; 200_000]).unwrap();
+    reparse(&root.join("folder/dedup"), "13000080");
+    reparse(&root.join("folder/unknown 1"), "77000080");
+    reparse(&root.join("folder/unknown 2"), "78000080");
+    for name in ["pagefile.sys", "hiberfil.sys", "swapfile.sys"] {
+        fs::write(root.join(name), "memory").unwrap();
+    }
+    for folder in ["$Recycle.Bin", "System Volume Information"] {
+        fs::create_dir(root.join(folder)).unwrap();
+        fs::write(root.join(folder).join("{5a5ae05e-1}{3808876b-c176-4e48-b7ae-04046e6cc752}"), "store").unwrap();
+    }
+}
+
+/// Where the content of $LogFile begins: the first run of the data of record 2.
+fn log_at(image: &Path) -> u64 {
+    let file = File::open(image).unwrap();
+    let mut boot = [0; 512];
+    file.read_exact_at(&mut boot, 0).unwrap();
+    let mft = u64::from_le_bytes(boot[0x30..0x38].try_into().unwrap()) * 4096;
+    let mut record = [0; 1024];
+    file.read_exact_at(&mut record, mft + 2 * 1024).unwrap();
+    let mut at = usize::from(record[0x14]);
+    while record[at] != 0x80 {
+        at += usize::from(u16::from_le_bytes([record[at + 4], record[at + 5]]));
+    }
+    let runs = &record[at + usize::from(record[at + 0x20])..];
+    let (len, delta) = (usize::from(runs[0] & 15), usize::from(runs[0] >> 4));
+    runs[1 + len..1 + len + delta].iter().rev().fold(0, |value, &byte| value << 8 | u64::from(byte)) * 4096
+}
+
+/// Puts a log of format 2.0 there that was closed in order, or was not.
+fn write_log(image: &Path, clean: bool) {
+    let mut log = LogWriter::new(256 << 10, 2, 0);
+    log.checkpoint(&Tables { attributes: vec![(0x80, 0)], ..Tables::default() });
+    let at = log_at(image);
+    File::options().write(true).open(image).unwrap().write_all_at(&log.finish(clean), at).unwrap();
+}
+
+fn info(world: &World, args: &[&str]) -> Value {
+    let all = [&["info", "--json", "disk.vmdk"], args].concat();
+    let json: Value = serde_json::from_str(&world.ok(&all)).unwrap();
+    json["disks"][0]["volumes"][0].clone()
+}
+
+#[test]
+fn info_counts_what_cannot_be_read_by_kind() {
+    let world = World::new();
+    let Some(image) = volume(&world, fill) else { return };
+    disk(&world, "disk", &image);
+    let text = world.ok(&["info", "disk.vmdk"]);
+    assert!(text.contains("unreadable: 1 deduplicated, 2 unknown-reparse-tag\n"), "{text}");
+    assert!(text.contains("    log: the log is clean\n"), "{text}");
+    let json = info(&world, &[]);
+    assert_eq!(json["unreadable_files"], serde_json::json!({ "deduplicated": 1, "unknown-reparse-tag": 2 }));
+    assert_eq!(json["files"], 12);
+    assert_eq!(json["log"]["state"], "clean");
+    assert_eq!(info(&world, &["--quick"])["files"], Value::Null);
+}
+
+#[test]
+fn the_state_of_the_log_is_told_and_no_replay_reaches_the_reader() {
+    let world = World::new();
+    let Some(image) = volume(&world, fill) else { return };
+    disk(&world, "disk", &image);
+    let state = |args: &[&str]| info(&world, args)["log"]["state"].as_str().unwrap().to_owned();
+    write_log(&image, true);
+    assert_eq!((state(&[]), state(&["--no-replay"])), ("clean".to_owned(), "clean".to_owned()));
+    write_log(&image, false);
+    assert_eq!((state(&[]), state(&["--no-replay"])), ("replayed".to_owned(), "not-replayed".to_owned()));
+    assert!(world.ok(&["info", "disk.vmdk"]).contains("    log: the log was not closed; all changes in it are on"));
+
+    // The log of a mount has it, and so has whoever asked for the mount.
+    for (flags, told) in [(&[][..], "all changes in it are on the volume"), (&["--no-replay"], "is not replayed")] {
+        let log = world.path("log");
+        let at = world.path("at");
+        let (log_flag, at_flag) = (log.to_str().unwrap(), at.to_str().unwrap());
+        let all = [&["--log-file", log_flag, "mount", "--vm", "disk.vmdk", "--at", at_flag][..], flags].concat();
+        let ran = world.run(&all);
+        assert_eq!(ran.exit(), 0, "{}", ran.stderr());
+        world.ok(&["umount", at_flag]);
+        assert!(ran.stderr().contains(told), "{}", ran.stderr());
+        let text = fs::read_to_string(&log).unwrap();
+        assert!(text.contains(told), "{text}");
+        fs::remove_file(&log).unwrap();
+    }
+    let ran = world.run(&["ls", "--no-replay", "disk.vmdk", "1:/"]);
+    assert!(ran.exit() == 0 && ran.stderr().contains("is not replayed"), "{}", ran.stderr());
+    let ran = world.run(&["cp", "--no-replay", "disk.vmdk", "1:/folder/plain", "copy"]);
+    assert!(ran.exit() == 0 && ran.stderr().contains("is not replayed"), "{}", ran.stderr());
+    let ran = world.run(&["run", "--no-replay", "--vm", "disk.vmdk", "--", "true"]);
+    assert!(ran.exit() == 0 && ran.stderr().contains("is not replayed"), "{}", ran.stderr());
+
+    // Clean: said where all is said.
+    write_log(&image, true);
+    let log = world.path("log");
+    world.ok(&["-v", "--log-file", log.to_str().unwrap(), "run", "--vm", "disk.vmdk", "--", "true"]);
+    let text = fs::read_to_string(&log).unwrap();
+    assert!(text.contains("the log is clean"), "{text}");
+
+    // A system that hibernates, or was shut down with fast startup.
+    let hibernated = World::new();
+    let fill = |root: &Path| fs::write(root.join("hiberfil.sys"), b"HIBR".repeat(2000)).unwrap();
+    let Some(image) = volume(&hibernated, fill) else { return };
+    disk(&hibernated, "disk", &image);
+    for clean in [true, false] {
+        write_log(&image, clean);
+        assert_eq!(info(&hibernated, &[])["log"]["state"], "hibernated");
+    }
+}
+
+#[test]
+fn streams_metafiles_and_exclusions_are_those_that_were_asked_for() {
+    let world = World::new();
+    let Some(image) = volume(&world, fill) else { return };
+    disk(&world, "disk", &image);
+    let names = |dir: &Path| {
+        let mut names: Vec<String> =
+            fs::read_dir(dir).unwrap().map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect();
+        names.sort();
+        names
+    };
+    {
+        let guard = mount(&world, &["--vm", "disk.vmdk", "--streams", "files", "--metafiles"], "files");
+        let root = guard.1.join("digits/1");
+        assert!(names(&root).contains(&"$MFT".to_owned()));
+        let streams = ["dedup", "plain", "plain:large", "plain:small", "unknown 1", "unknown 2"];
+        assert_eq!(names(&root.join("folder")), streams);
+        assert!(fs::read(root.join("folder/plain:large")).unwrap() == vec![7; 200_000]);
+        assert_eq!(fs::read(root.join("folder/plain:small")).unwrap(), b"a stream");
+    }
+    let everything =
+        ["$Recycle.Bin", "System Volume Information", "folder", "hiberfil.sys", "pagefile.sys", "swapfile.sys"];
+    {
+        let guard = mount(&world, &["--vm", "disk.vmdk"], "xattr");
+        let root = guard.1.join("digits/1");
+        assert_eq!(names(&root), everything);
+        assert_eq!(names(&root.join("folder")), ["dedup", "plain", "unknown 1", "unknown 2"]);
+        let value = |name| run("getfattr", &["--only-values", "-n", name, "plain"], &root.join("folder"));
+        assert_eq!(value("user.small"), "a stream");
+        // Too long for an attribute: listed, and an error whoever asks for it.
+        let listed = run("getfattr", &["-m", "^user", "plain"], &root.join("folder"));
+        assert!(listed.contains("user.large"), "{listed}");
+        let large =
+            Command::new("getfattr").args(["-n", "user.large", "plain"]).current_dir(root.join("folder")).output();
+        assert!(!large.unwrap().status.success());
+        // Size and tag of what cannot be read are there, its content is an error, and one line of the report.
+        let dedup = root.join("folder/dedup");
+        assert_eq!(fs::metadata(&dedup).unwrap().len(), 11);
+        for _ in 0..2 {
+            assert_eq!(fs::read(&dedup).unwrap_err().raw_os_error(), Some(5), "EIO");
+        }
+        let tag = run("getfattr", &["-e", "hex", "-n", "system.ntfs_reparse_data", "dedup"], &root.join("folder"));
+        assert!(tag.contains("0x13000080"), "{tag}");
+        let ran = world.run(&["umount", guard.1.to_str().unwrap()]);
+        assert_eq!((ran.exit(), ran.stderr().matches("folder/dedup").count()), (3, 1), "{}", ran.stderr());
+    }
+    let all = "pagefile,hiberfil,swapfile,vss,recycle";
+    let guard = mount(&world, &["--vm", "disk.vmdk", "--exclude", all], "excluded");
+    let root = guard.1.join("digits/1");
+    assert_eq!(names(&root), ["System Volume Information", "folder"]);
+    assert!(names(&root.join("System Volume Information")).is_empty());
+    assert!(!root.join("pagefile.sys").exists());
+    assert_eq!(world.run(&["mount", "--vm", "disk.vmdk", "--exclude", "vss,page"]).exit(), 2);
+    assert!(world.ok(&["ls", "--metafiles", "disk.vmdk", "1:/"]).contains("$MFT"));
+    assert!(!world.ok(&["ls", "disk.vmdk", "1:/"]).contains("$MFT"));
+}
+
+/// A disk as UEFI guests have it: EFI system partition, Microsoft reserved partition, Windows.
+#[test]
+fn boot_partitions_of_a_uefi_guest_are_explained_and_not_missed() {
+    let world = World::new();
+    let Some(image) = volume(&world, |root| fs::write(root.join("file"), "content").unwrap()) else { return };
+    if !need_tool("sgdisk") {
+        return;
+    }
+    let whole = world.write("whole.img", "");
+    let file = File::options().write(true).open(&whole).unwrap();
+    file.set_len(32 * MIB).unwrap();
+    let parts = ["-n1:2048:+2M", "-t1:ef00", "-n2:0:+1M", "-t2:0c01", "-n3:16384:+16M", "-t3:0700"];
+    run("sgdisk", &[&parts[..], &["whole.img"]].concat(), world.dir.path());
+    // The boot sector of a FAT12 volume, as far as anybody looks to know one.
+    let mut fat = vec![0; 512];
+    fat[..11].copy_from_slice(b"\xEB\x3C\x90MSDOS5.0");
+    fat[11..13].copy_from_slice(&512_u16.to_le_bytes());
+    (fat[13], fat[14], fat[16], fat[17], fat[19], fat[21], fat[22]) = (1, 1, 2, 0xE0, 0xFF, 0xF8, 9);
+    fat[20] = 0x0F;
+    fat[38] = 0x29;
+    fat[54..62].copy_from_slice(b"FAT12   ");
+    fat[510..].copy_from_slice(&[0x55, 0xAA]);
+    file.write_all_at(&fat, 2048 * 512).unwrap();
+    file.write_all_at(&fs::read(&image).unwrap(), 16384 * 512).unwrap();
+    disk(&world, "disk", &whole);
+    let json: Value = serde_json::from_str(&world.ok(&["info", "--json", "disk.vmdk"])).unwrap();
+    let volumes = &json["disks"][0]["volumes"];
+    assert_eq!((&volumes[0]["type"], &volumes[0]["content"]), (&"EFI system".into(), &"fat".into()), "{volumes:#}");
+    assert_eq!(volumes[2]["filesystem"], "ntfs");
+
+    // Exit code 0, which is what the helper insists on.
+    let guard = mount(&world, &["--vm", "disk.vmdk"], "at");
+    let why = |number| fs::read_to_string(guard.1.join(format!("digits/{number}/UNREADABLE.txt"))).unwrap();
+    assert!(why(1).contains("EFI system partition") && why(1).contains("fullvm"), "{}", why(1));
+    assert!(why(2).contains("reserved by Windows"), "{}", why(2));
+    assert_eq!(fs::read(guard.1.join("digits/3/file")).unwrap(), b"content");
+    drop(guard);
+
+    // The same FAT in a partition for data is missed.
+    run("sgdisk", &["-t1:0700", "whole.img"], world.dir.path());
+    let ran = world.run(&["mount", "--vm", "disk.vmdk", "--at", world.path("at").to_str().unwrap()]);
+    assert_eq!(ran.exit(), 3, "{}", ran.stderr());
+    world.ok(&["umount", world.path("at").to_str().unwrap()]);
+}
