@@ -263,6 +263,12 @@ pub trait Filesystem: Send + Sync {
     /// Attributes.
     fn attr(&self, id: FileId) -> Result<Attr>;
 
+    /// Attributes of the file that `dir` has as `name`: an error unless the file agrees that this is its name. Where
+    /// a format keeps names in folder and file, damage of an entry would otherwise show another file's content.
+    fn attr_as(&self, _dir: FileId, _name: &Name, id: FileId) -> Result<Attr> {
+        self.attr(id)
+    }
+
     /// The folder that holds (one name of) `id`; the root's parent is the root.
     fn parent(&self, id: FileId) -> Result<FileId>;
 

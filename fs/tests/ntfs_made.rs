@@ -28,6 +28,7 @@ fn check(recipe: &Recipe) {
     let fs = open(&made.block());
     assert_eq!(fs.geometry().cluster, recipe.cluster);
     assert_eq!(fs.geometry().sector, recipe.sector);
+    assert_eq!(fs.geometry().record, recipe.sector.max(1024), "records are as long as sectors");
     assert_eq!((fs.kind(), fs.label()), ("ntfs", b"made".to_vec()));
     let found: BTreeSet<String> = listing(&*fs).into_iter().collect();
     let difference: Vec<_> = found.symmetric_difference(&lines).take(10).collect();
@@ -164,8 +165,8 @@ fn reparse_points_of_others_are_never_read_as_data() {
     }
 }
 
-/// Sets the encryption flag in attribute `kind` of the file called `name`.
-fn encrypt(volume: &mut [u8], name: &str, kind: u32) {
+/// The record of the file called `name`, and where its attribute `kind` begins.
+fn attribute<'v>(volume: &'v mut [u8], name: &str, kind: u32) -> (&'v mut [u8], usize) {
     let name: Vec<u8> = name.encode_utf16().flat_map(u16::to_le_bytes).collect();
     let mut records = volume.chunks_exact_mut(1024).filter(|record| record.starts_with(b"FILE"));
     let record = records.find(|record| record.windows(name.len()).any(|window| window == name)).unwrap();
@@ -173,7 +174,36 @@ fn encrypt(volume: &mut [u8], name: &str, kind: u32) {
     while u32::from_le_bytes(record[at..at + 4].try_into().unwrap()) != kind {
         at += u32::from_le_bytes(record[at + 4..at + 8].try_into().unwrap()) as usize;
     }
+    (record, at)
+}
+
+/// Sets the encryption flag in attribute `kind` of the file called `name`.
+fn encrypt(volume: &mut [u8], name: &str, kind: u32) {
+    let (record, at) = attribute(volume, name, kind);
     record[at + 0x0D] |= 0x40;
+}
+
+#[test]
+fn a_case_sensitive_folder_keeps_its_own_rules() {
+    let made = Made::new(&SMALL, |root| {
+        for folder in ["exact folder", "usual folder"] {
+            fs::create_dir(root.join(folder)).unwrap();
+            fs::write(root.join(folder).join("Name"), folder).unwrap();
+        }
+    });
+    let Some(made) = made else { return };
+    let mut bytes = made.bytes();
+    // $STANDARD_INFORMATION, no versions kept, version 1: as `fsutil file setCaseSensitiveInfo` leaves it.
+    let (record, at) = attribute(&mut bytes, "exact folder", 0x10);
+    let value = at + usize::from(record[at + 0x14]);
+    record[value + 0x28] = 1;
+    let fs = open(&(Arc::new(MemBlock::new(bytes)) as BlockRef));
+    for (folder, sensitive) in [("exact folder", true), ("usual folder", false)] {
+        let dir = attr(&*fs, folder);
+        assert_eq!(dir.case_sensitive, sensitive, "{folder}");
+        assert!(fs.lookup(dir.id, b"Name").is_ok() && fs.lookup_ignore_case(dir.id, b"Name").is_ok());
+        assert_eq!(fs.lookup_ignore_case(dir.id, b"NAME").is_err(), sensitive, "{folder}");
+    }
 }
 
 #[test]

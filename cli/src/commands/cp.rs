@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use vcb_block::{BlockRef, RunKind, Runs, plan};
-use vcb_fs::{FileId, FileType, Filesystem, LinkTarget, Time};
+use vcb_fs::{FileId, FileType, Filesystem, LinkTarget, NameBuf, Time};
 use vcb_mountd::{Code, Exit, Failure, Outcome};
 
 use super::target;
@@ -90,6 +90,8 @@ struct Copy<'a> {
 /// Something still to be copied.
 struct Pending {
     id: FileId,
+    /// Folder and name by which it was found below what the user named.
+    known_as: Option<(FileId, NameBuf)>,
     to: PathBuf,
     shown: String,
 }
@@ -98,7 +100,7 @@ impl Copy<'_> {
     /// Copies a file, or a folder with all below it. Only the failure of the file or folder that the user
     /// named ends the command; others are reported and the rest is copied.
     fn tree(&mut self, fs: &dyn Filesystem, id: FileId, to: PathBuf, shown: &str) -> Outcome<()> {
-        let mut pending = vec![Pending { id, to, shown: shown.to_owned() }];
+        let mut pending = vec![Pending { id, known_as: None, to, shown: shown.to_owned() }];
         let mut first = true;
         while let Some(next) = pending.pop() {
             match self.one(fs, &next, &mut pending) {
@@ -113,7 +115,11 @@ impl Copy<'_> {
 
     fn one(&mut self, fs: &dyn Filesystem, next: &Pending, pending: &mut Vec<Pending>) -> Outcome<()> {
         let failed = |err| Failure::reading(format!("cannot read {}", next.shown), err);
-        let attr = fs.attr(next.id).map_err(failed)?;
+        let attr = match &next.known_as {
+            Some((dir, name)) => fs.attr_as(*dir, name, next.id),
+            None => fs.attr(next.id),
+        };
+        let attr = attr.map_err(failed)?;
         match attr.kind {
             FileType::Dir if self.how.recursive => self.folder(fs, next, pending),
             FileType::Dir => Err(Failure::new(Code::Usage, format!("{} is a folder", next.shown))
@@ -142,6 +148,7 @@ impl Copy<'_> {
                     id: entry.id,
                     to: next.to.join(name),
                     shown: format!("{}/{}", next.shown.trim_end_matches('/'), printable(&entry.name)),
+                    known_as: Some((next.id, entry.name)),
                 }),
                 None => self.report(&unusable(&entry.name)),
             }

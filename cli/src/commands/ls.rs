@@ -122,12 +122,13 @@ impl Listing<'_> {
         });
         // What was read before a failure is shown all the same.
         for entry in entries {
+            let attr = self.fs.attr_as(folder.id, &entry.name, entry.id);
             let path = if folder.path.is_empty() {
                 entry.name
             } else {
                 [folder.path.as_slice(), b"/", entry.name.as_slice()].concat()
             };
-            match self.fs.attr(entry.id) {
+            match attr {
                 Ok(attr) => {
                     self.line(&path, &attr)?;
                     if let Some(pending) = pending.as_deref_mut()

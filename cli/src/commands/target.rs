@@ -108,9 +108,10 @@ fn child(fs: &dyn Filesystem, dir: FileId, name: &[u8]) -> Result<FileId, Error>
     if fs.attr(dir)?.kind != FileType::Dir {
         return Err(Error::new(Kind::NotFound, fs.kind(), "the part before it is no folder"));
     }
-    match fs.lookup(dir, name) {
+    match fs.lookup(dir, name).and_then(|id| fs.attr_as(dir, name, id)) {
+        Ok(attr) => Ok(attr.id),
         Err(err) if err.kind() == Kind::NotFound => fs.lookup_ignore_case(dir, name),
-        other => other,
+        Err(err) => Err(err),
     }
 }
 

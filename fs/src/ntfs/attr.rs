@@ -7,8 +7,8 @@ use super::codec::{self, WofAlgorithm};
 use super::dir::FileName;
 use super::error::{Fault, LAYER};
 use super::file::{Content, File};
-use super::name::Utf16;
-use super::record::{COMPRESSED, ENCRYPTED, Form, LZNT1, SPARSE, kind};
+use super::name::{self, Utf16};
+use super::record::{COMPRESSED, ENCRYPTED, Form, LZNT1, NUMBER, SPARSE, kind};
 use super::reparse;
 use super::volume::Ntfs;
 use crate::{Attr, FileId, FileType, Name, Stream, Time, Unreadable};
@@ -79,11 +79,14 @@ struct Found {
     index: u64,
     tag: Option<u32>,
     long_reparse: bool,
+    named: bool,
 }
 
 impl Ntfs {
-    pub(super) fn attributes(&self, id: FileId) -> Result<Attr> {
+    /// Attributes of a file; with a folder and a name, only when that is one of the file's names.
+    pub(super) fn attributes(&self, id: FileId, known_as: Option<(FileId, &Name)>) -> Result<Attr> {
         let file = File::open(&self.mft, id.0)?;
+        let known_as = known_as.map(|(dir, name)| (dir.0, name::units(name).unwrap_or_default()));
         let mut found = Found::default();
         let wanted = |k, _: Utf16<'_>, lowest| {
             lowest == 0
@@ -99,7 +102,13 @@ impl Ntfs {
         file.visit(wanted, |attribute| {
             match (attribute.kind, attribute.form) {
                 (kind::STANDARD_INFORMATION, _) => found.standard = Some(Standard::parse(attribute.resident()?)?),
-                (kind::FILE_NAME, _) => found.links += u32::from(!FileName::parse(attribute.resident()?)?.is_dos()),
+                (kind::FILE_NAME, _) => {
+                    let name = FileName::parse(attribute.resident()?)?;
+                    found.links += u32::from(!name.is_dos());
+                    found.named |= known_as.as_ref().is_some_and(|(dir, units)| {
+                        name.folder & NUMBER == dir & NUMBER && name.name.units().eq(units.iter().copied())
+                    });
+                }
                 (kind::DATA, _) if attribute.name.0.is_empty() => {
                     found.data = Some((attribute.size(), attribute.occupied(), attribute.flags));
                 }
@@ -111,6 +120,9 @@ impl Ntfs {
             }
             Ok(())
         })?;
+        if known_as.is_some() && !found.named {
+            return Err(Fault::Mismatch("the name that its folder has for it").in_record(file.number()));
+        }
         if found.long_reparse {
             found.tag = self.reparse(&file)?.map(|(tag, _)| tag);
         }
@@ -163,7 +175,7 @@ impl Ntfs {
     pub(super) fn open_data(&self, id: FileId, stream: Option<&Name>) -> Result<BlockRef> {
         let file = File::open(&self.mft, id.0)?;
         match stream {
-            None => self.content(&file, &self.attributes(id)?),
+            None => self.content(&file, &self.attributes(id, None)?),
             Some(stream) => self.named(&file, stream),
         }
     }
@@ -189,7 +201,7 @@ impl Ntfs {
 
     fn named(&self, file: &File<'_>, stream: &Name) -> Result<BlockRef> {
         let missing = || Error::new(Kind::NotFound, LAYER, format!("no stream {:?}", String::from_utf8_lossy(stream)));
-        let units = super::name::units(stream).filter(|units| !units.is_empty()).ok_or_else(missing)?;
+        let units = name::units(stream).filter(|units| !units.is_empty()).ok_or_else(missing)?;
         let bytes: Vec<u8> = units.iter().flat_map(|unit| unit.to_le_bytes()).collect();
         match file.content(kind::DATA, Utf16(&bytes))? {
             Some(content) => self.block(file, content),

@@ -41,7 +41,7 @@ impl Ntfs {
         for number in FIRST_USER..self.records() {
             let counted = self.mft.record(number).and_then(|record| {
                 let is_file = record.in_use() && record.base() == 0 && !record.is_own();
-                is_file.then(|| self.attributes(FileId(record.reference()))).transpose()
+                is_file.then(|| self.attributes(FileId(record.reference()), None)).transpose()
             });
             match counted {
                 Ok(None) => {}

@@ -222,7 +222,11 @@ impl Filesystem for Ntfs {
     }
 
     fn attr(&self, id: FileId) -> Result<Attr> {
-        self.attributes(id)
+        self.attributes(id, None)
+    }
+
+    fn attr_as(&self, dir: FileId, name: &Name, id: FileId) -> Result<Attr> {
+        self.attributes(id, Some((dir, name)))
     }
 
     fn parent(&self, id: FileId) -> Result<FileId> {

@@ -110,7 +110,7 @@ pub fn show(bytes: &[u8]) -> String {
 
 pub fn digest(block: &BlockRef) -> vcb_block::Result<String> {
     let mut hash = Sha256::new();
-    let mut piece = vec![0; 1 << 20];
+    let mut piece = vec![0; block.len().min(1 << 20) as usize];
     let mut at = 0;
     while at < block.len() {
         let len = (block.len() - at).min(piece.len() as u64) as usize;
@@ -134,7 +134,7 @@ fn list(fs: &dyn Filesystem, dir: FileId, path: &str, lines: &mut Vec<String>) {
     for entry in entries(fs, dir, 37).unwrap() {
         let shown = format!("{path}/{}", show(&entry.name));
         assert_eq!(fs.lookup(dir, &entry.name).unwrap(), entry.id, "{shown}");
-        let attr = fs.attr(entry.id).unwrap();
+        let attr = fs.attr_as(dir, &entry.name, entry.id).unwrap();
         assert_eq!(attr.id, entry.id);
         match attr.kind {
             FileType::Dir => {

@@ -200,8 +200,12 @@ impl FileView {
         }
     }
 
-    fn file_attr(at: &FileAt<'_>) -> Result<Attr> {
-        let mut attr = at.fs.attr(at.id)?;
+    /// Attributes of a file, which has to agree that it is what its folder says, when that is known.
+    fn file_attr(at: &FileAt<'_>, known_as: Option<(FileId, &Name)>) -> Result<Attr> {
+        let mut attr = match known_as {
+            Some((dir, name)) => at.fs.attr_as(dir, name, at.id)?,
+            None => at.fs.attr(at.id)?,
+        };
         if let Some(index) = at.stream {
             return streams::attr(at.fs, attr, index);
         }
@@ -224,7 +228,8 @@ impl FileView {
             }
             Err(err) => return Err(err),
         };
-        let attr = Self::file_attr(&FileAt { volume: at.volume, fs: at.fs, id, stream })?;
+        let known_as = (stream.is_none() && !ignore_case).then_some((at.id, name));
+        let attr = Self::file_attr(&FileAt { volume: at.volume, fs: at.fs, id, stream }, known_as)?;
         let mut node = NodeId::file(at.volume.number, id.0);
         node = match stream {
             Some(index) => node.stream(index)?,
@@ -243,7 +248,9 @@ impl FileView {
     ) -> Result<()> {
         let place = Self::place(at);
         let mut emit = |name: NameBuf, id: FileId, stream: Option<usize>, kind, next| -> Result<ControlFlow<()>> {
-            let attr = with_attr.then(|| Self::file_attr(&FileAt { volume: at.volume, fs: at.fs, id, stream }));
+            let known_as = stream.is_none().then_some((at.id, name.as_slice()));
+            let attr =
+                with_attr.then(|| Self::file_attr(&FileAt { volume: at.volume, fs: at.fs, id, stream }, known_as));
             let kind = if let Some(Ok(attr)) = &attr { attr.kind } else { kind };
             let node = NodeId::file(at.volume.number, id.0);
             let node = match stream {
@@ -302,7 +309,7 @@ impl View for FileView {
         match self.at(node)? {
             At::Own(_) | At::ReasonDir(_) => Ok(plain_attr(node, FileType::Dir, 0)),
             At::ReasonFile(text) => Ok(plain_attr(node, FileType::File, text.len())),
-            At::File(at) => Self::file_attr(&at),
+            At::File(at) => Self::file_attr(&at, None),
         }
     }
 

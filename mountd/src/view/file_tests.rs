@@ -159,6 +159,22 @@ fn links_inside_the_volume_are_relative_and_spelled_as_on_disk() {
 }
 
 #[test]
+fn a_stream_whose_name_is_too_long_for_an_attribute_is_listed_and_refused() {
+    let mut fs = FakeFs::new();
+    let id = fs.file("file", b"x".to_vec());
+    let long = "\u{e9}".repeat(200);
+    fs.stream(id, &long, b"value".to_vec());
+    fs.stream(id, "short", b"value".to_vec());
+    let view = FileView::new(&vm_of(vec![Ok(fs.arc())]), &FileOptions::default()).unwrap();
+    let node = walk(&view, "digits/1/file").unwrap().id;
+    let names = view.xattr_names(node).unwrap();
+    assert!(names.len() == 2 && names[0].len() <= 255 && std::str::from_utf8(&names[0]).unwrap().ends_with('\u{2026}'));
+    assert_eq!(view.xattr(node, &names[0]).unwrap_err().kind(), Kind::Limit);
+    assert_eq!(view.xattr(node, b"user.short").unwrap().unwrap(), b"value");
+    assert_eq!(view.xattr(node, "user.other\u{2026}".as_bytes()).unwrap(), None);
+}
+
+#[test]
 fn streams_are_attributes_or_files_and_large_values_are_refused() {
     let plain = view(FileOptions::default());
     let node = walk(&plain, "letters/C/Users/Public/report.txt").unwrap().id;
