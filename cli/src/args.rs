@@ -121,11 +121,11 @@ pub enum Command {
         #[arg(long, value_name = "NODE")]
         disk: Option<String>,
     },
-    /// Shows the fingerprint of a server's certificate, and how to trust it
-    Trust {
-        /// The server, with :port when it is not 443
-        host: String,
-    },
+    /// Shows a server's certificate, and trusts it from now on when you say so
+    ///
+    /// Compare the fingerprint with the one on the server's own console first. It is kept in trusted.toml in the
+    /// state folder, and used when the configuration says nothing about the server's certificate.
+    Trust(TrustArgs),
     /// Shows what is mounted, or was left behind
     Sessions,
     /// Puts right what crashes have left behind: our own mounts, folders and records, nobody else's
@@ -229,7 +229,7 @@ pub enum Command {
         #[command(flatten)]
         reading: Reading,
     },
-    /// Looks for what is wrong on this host: FUSE, configuration, datastores
+    /// Looks for what is wrong: FUSE, configuration, datastores, and the server's login, privileges and clock
     Doctor,
     /// Reads configuration files
     #[command(subcommand)]
@@ -399,6 +399,19 @@ pub enum ExportFormat {
     Vmdk,
     /// A compressed VMDK (streamOptimized), as in an OVA
     StreamVmdk,
+}
+
+/// Which server is to be trusted.
+#[derive(Args)]
+pub struct TrustArgs {
+    /// The server, with :port when it is not 443
+    pub host: String,
+    /// Trust it without asking
+    #[arg(long)]
+    pub yes: bool,
+    /// Trust it if its certificate has this SHA-256 fingerprint, and fail otherwise
+    #[arg(long, value_name = "FINGERPRINT", conflicts_with = "yes")]
+    pub expect: Option<String>,
 }
 
 /// What to do with configuration files.

@@ -3,9 +3,22 @@
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 
+use vcb_mountd::Outcome;
 use vcb_mountd::config::Config;
+use vcb_mountd::orchestrate::trust;
+use vcb_mountd::session::StateDir;
 
 use crate::args::{Global, LogFormat};
+
+/// All layers of configuration files, with the certificate that was accepted for the server.
+pub fn load(explicit: Option<&Path>) -> Outcome<Config> {
+    let mut config = Config::load(explicit)?;
+    // Without a state folder nothing was ever accepted; commands that need one say so.
+    if let Ok(state) = StateDir::usual() {
+        trust::apply(&mut config, state.root())?;
+    }
+    Ok(config)
+}
 
 /// Configuration and manners of one invocation.
 pub struct Context {

@@ -41,7 +41,7 @@ fn main() -> ExitCode {
             return ExitCode::from(exit.number());
         }
     };
-    let outcome = Config::load(cli.global.config.as_deref()).and_then(|config| {
+    let outcome = context::load(cli.global.config.as_deref()).and_then(|config| {
         logging::start(&cli.global, &config.log)?;
         commands::run(cli.command, Context::new(config, &cli.global))
     });

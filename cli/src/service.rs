@@ -4,13 +4,12 @@
 use std::process::ExitCode;
 use std::sync::mpsc::channel;
 
-use vcb_mountd::config::Config;
 use vcb_mountd::session::{self, StateDir};
 use vcb_mountd::{Exit, Outcome, host};
 
 use crate::args::Global;
 use crate::commands;
-use crate::context::Context;
+use crate::context::{self, Context};
 use crate::{logging, output, sys};
 
 /// Argument that makes the program a service.
@@ -18,7 +17,7 @@ pub const COMMAND: &str = "__service";
 
 /// The service's whole life.
 pub fn run(mut global: Global) -> ExitCode {
-    let started = Config::load(global.config.as_deref()).and_then(|config| {
+    let started = context::load(global.config.as_deref()).and_then(|config| {
         if global.log_file.is_none() && config.log.file.is_none() {
             global.log_file = sys::service_log();
         }

@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 
 use vcb_mountd::config::{Config, Mode, Transport, VCenter};
 use vcb_mountd::front::FrontOptions;
-use vcb_mountd::orchestrate::{Proxy, Wanted};
+use vcb_mountd::orchestrate::{Mount, Proxy, Wanted, trust};
 use vcb_mountd::plan::{Choice, ReadOptions};
 use vcb_mountd::session::{Program, Show, StateDir};
 use vcb_mountd::spec::{Place, Spec};
@@ -133,6 +133,7 @@ fn run(name: &str, options: &Options) -> Outcome<()> {
     let mut config = Config::load(None)?;
     let password = overrides(&mut config, options)?;
     let state = StateDir::usual()?;
+    trust::apply(&mut config, state.root())?;
     let program = Program::current(options.background.clone())?;
     let cancel = sys::stop_on_signals()?.into();
     let prompt = move |_: &str| password.clone();
@@ -140,6 +141,7 @@ fn run(name: &str, options: &Options) -> Outcome<()> {
     let proxy = Proxy::new(config, state, program, &prompt, cancel);
     let parse = |text: &str| Spec::parse(text, config.mount.lookup);
     let mut out = Out::new();
+    let (mut mounts, mut failed) = (Vec::new(), None);
     match name {
         "vcbmounter" => match options.get('U') {
             Some(target) => drop(proxy.umount(target)?),
@@ -149,26 +151,26 @@ fn run(name: &str, options: &Options) -> Outcome<()> {
                 let mode = mode(options.get('t').unwrap_or("fullvm"))?;
                 let mount = proxy.mount(&wanted(spec, Some(at), mode, config))?;
                 out.line(mount.started.at.display())?;
+                mounts.push(mount);
             }
         },
         "vcbsnapall" => {
             let root = PathBuf::from(options.need('r', "DIR")?);
             let mode = mode(options.get('t').unwrap_or("fullvm"))?;
             let vms = proxy.list(&parse(options.need('a', "SPEC")?)?)?.vms;
-            let mut failed = None;
             for vm in vms {
                 let spec = vm.moref.clone().map_or_else(|| Spec::Path(vm.place.clone()), Spec::Moref);
                 let at = root.join(vm.name.replace(['/', '\0'], "_"));
                 match proxy.mount(&wanted(spec, Some(at), mode, config)) {
-                    Ok(mount) => out.line(mount.started.at.display())?,
+                    Ok(mount) => {
+                        out.line(mount.started.at.display())?;
+                        mounts.push(mount);
+                    }
                     Err(failure) => {
                         print_failure(&failure, false);
                         failed = Some(failure);
                     }
                 }
-            }
-            if let Some(failure) = failed {
-                return Err(Failure::new(Code::Partial, "not every VM was mounted").because(failure));
             }
         }
         "vcbvmname" => {
@@ -183,8 +185,10 @@ fn run(name: &str, options: &Options) -> Outcome<()> {
             }
         }
         "vcbsnapshot" => snapshot(&proxy, options, &parse, &mut out)?,
-        "vcbutil" => match options.need('c', "ping")? {
+        "vcbutil" => match options.need('c', "ping|resourcepools|vmfolders")? {
             "ping" => out.line(proxy.ping()?)?,
+            "resourcepools" => lines(&mut out, &proxy.resource_pools()?)?,
+            "vmfolders" => lines(&mut out, &proxy.vm_folders()?)?,
             other => return Err(Failure::new(Code::Usage, format!("vcbUtil -c {other} is not supported"))),
         },
         "mountvm" => match options.get('u') {
@@ -192,7 +196,7 @@ fn run(name: &str, options: &Options) -> Outcome<()> {
             None => {
                 let spec = Spec::Path(options.need('d', "DISK")?.parse::<Place>()?);
                 let at = PathBuf::from(options.word(0, "the mount point")?);
-                proxy.mount(&wanted(spec, Some(at), Mode::File, config))?;
+                mounts.push(proxy.mount(&wanted(spec, Some(at), Mode::File, config))?);
             }
         },
         "vcbcleanup" => {
@@ -202,13 +206,25 @@ fn run(name: &str, options: &Options) -> Outcome<()> {
             let (vm, mode, at) = job(options, config)?;
             let mount = proxy.mount(&wanted(parse(&vm)?, Some(at), mode, config))?;
             out.line(mount.started.at.display())?;
+            mounts.push(mount);
         }
         _ => {
             let (_, _, at) = job(options, config)?;
             proxy.umount(&at.to_string_lossy())?;
         }
     }
-    out.finish().map(drop)
+    // In this order: the session ends, the paths are printed, the mounts stay.
+    drop(proxy);
+    out.finish()?;
+    mounts.into_iter().try_for_each(Mount::keep)?;
+    match failed {
+        Some(failure) => Err(Failure::new(Code::Partial, "not every VM was mounted").because(failure)),
+        None => Ok(()),
+    }
+}
+
+fn lines(out: &mut Out, lines: &[String]) -> Outcome<()> {
+    lines.iter().try_for_each(|line| out.line(line))
 }
 
 /// `vcbSnapshot -c SPEC NAME [DESCRIPTION]`, `-f SPEC NAME`, `-d SPEC SsId:ID`, `-l SPEC`.

@@ -141,3 +141,18 @@ fn bacula_finds_the_files_between_its_scripts() {
     }
     world.nothing_is_mounted();
 }
+
+#[test]
+fn the_unit_that_cleans_up_at_boot_is_valid() {
+    if !need_tool("systemd-analyze") {
+        return;
+    }
+    let unit = Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs/systemd/vcbmount-cleanup.service");
+    let text = std::fs::read_to_string(unit).unwrap();
+    assert!(text.contains("ExecStart=/usr/bin/vcbmount cleanup"));
+    let dir = tempfile::tempdir().unwrap();
+    let copy = dir.path().join("vcbmount-cleanup.service");
+    std::fs::write(&copy, text.replace("/usr/bin/vcbmount", env!("CARGO_BIN_EXE_vcbmount"))).unwrap();
+    let output = Command::new("systemd-analyze").arg("verify").arg(copy).output().unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+}

@@ -68,7 +68,8 @@ fn every_listed_line_is_a_specification() {
     let json = world.ok(&["--json", "list", "name:Other"]);
     assert_eq!(
         serde_json::from_str::<serde_json::Value>(&json).unwrap(),
-        serde_json::json!({"name": "Other", "uuid": null, "moref": null, "ipaddr": null, "path": "[ds 1] other/other.vmx"})
+        serde_json::json!({"name": "Other", "uuid": null, "moref": null, "ipaddr": null, "path": "[ds 1] other/other.vmx",
+            "refusals": []})
     );
 }
 

@@ -28,6 +28,8 @@ pub struct FoundVm {
     pub ipaddr: Option<String>,
     /// Its configuration.
     pub place: Place,
+    /// Why it cannot be backed up, as far as a server has said so.
+    pub refusals: Vec<String>,
 }
 
 impl FoundVm {
@@ -119,7 +121,7 @@ pub fn plan_one(spec: &Spec, choice: &Choice, config: &Config) -> Outcome<MountP
 
 fn of_path(place: &Place, config: &Config) -> Outcome<FoundVm> {
     let (vm, place) = plan::identify(place, config)?;
-    Ok(FoundVm { name: vm.name, uuid: vm.uuid, moref: None, ipaddr: None, place })
+    Ok(FoundVm { name: vm.name, uuid: vm.uuid, moref: None, ipaddr: None, place, refusals: Vec::new() })
 }
 
 fn matches(spec: &Spec, vm: &FoundVm) -> bool {
@@ -181,6 +183,7 @@ fn read_vm(store: &dyn Datastore, path: &str) -> Outcome<FoundVm> {
         uuid: vmx.uuid_bios().and_then(uuid_text),
         moref: None,
         ipaddr: None,
+        refusals: Vec::new(),
         place: Place::Datastore(place),
     })
 }

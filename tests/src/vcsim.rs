@@ -120,6 +120,43 @@ impl Vcsim {
         self.request("POST", "/free", &json!({"datastore": datastore, "free": bytes}).to_string());
     }
 
+    /// Most requests of that method that were served at once since the last reset.
+    #[must_use]
+    pub fn peak(&self, method: &str) -> u64 {
+        self.state()["peak"][method].as_u64().unwrap_or(0)
+    }
+
+    /// How often a method was called since the last reset.
+    #[must_use]
+    pub fn calls(&self, method: &str) -> usize {
+        strings(&self.state()["requests"]).iter().filter(|called| *called == method).count()
+    }
+
+    /// Takes privileges from the account.
+    pub fn deny(&self, privileges: &[&str]) {
+        self.request("POST", "/deny", &json!(privileges).to_string());
+    }
+
+    /// Puts the server's clock ahead.
+    pub fn clock(&self, seconds: i64) {
+        self.request("POST", "/clock", &seconds.to_string());
+    }
+
+    /// Lets sessions end after so much silence; 0 for never.
+    pub fn idle(&self, millis: u64) {
+        self.request("POST", "/idle", &millis.to_string());
+    }
+
+    /// Ends every session, as when the server is started again.
+    pub fn expire(&self) {
+        self.request("POST", "/expire", "");
+    }
+
+    /// Says what a datastore is: see `describe` in `world.go`.
+    pub fn describe(&self, setup: &Value) {
+        self.request("POST", "/datastore", &setup.to_string());
+    }
+
     fn request(&self, method: &str, path: &str, body: &str) -> String {
         let mut stream = TcpStream::connect(self.text("control")).expect("the control port");
         stream.set_read_timeout(Some(Duration::from_secs(30))).expect("a time limit");

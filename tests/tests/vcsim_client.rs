@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 use vcb_tests::vcsim::Vcsim;
 use vcb_vsphere::{
     Backing, Cancel, Client, DatastoreFile, Error, Find, Fingerprint, KeepAlive, Moref, PowerState, Quiesce, Retry,
-    Secret, Settings, SnapshotSpec, Trust, VirtualMachine, Wait, server_fingerprint,
+    Secret, Settings, SnapshotSpec, Trust, VirtualMachine, Wait, server_certificate,
 };
 
 const VM: &str = "DC0_H0_VM0";
@@ -66,9 +66,19 @@ fn vcsim_sessions_are_trusted_explicitly_and_always_ended() {
     assert!(matches!(&unknown, Error::Tls { reason, .. } if reason.contains("UnknownIssuer")), "{unknown}");
     let pinned = with(Trust::Pin(Fingerprint::of(b"another"))).err().unwrap();
     assert!(matches!(&pinned, Error::Tls { reason, .. } if reason.contains("not the pinned one")), "{pinned}");
-    let shown = server_fingerprint(sim.host(), Duration::from_secs(5)).unwrap();
-    assert_eq!(shown, Fingerprint::parse(sim.fingerprint()).unwrap());
+    let shown = server_certificate(sim.host(), Duration::from_secs(5)).unwrap();
+    assert_eq!(shown.fingerprint, Fingerprint::parse(sim.fingerprint()).unwrap());
+    assert_eq!((shown.subject.as_str(), shown.issuer.as_str()), ("CN=127.0.0.1", "CN=test authority"));
+    assert!(shown.not_before < shown.not_after && shown.not_after.ends_with('Z'), "{shown:?}");
 
+    // A login whose answer is lost is made again, and leaves no session behind, unless nothing of the answer came:
+    // that session is known to the server alone, and `end_sessions` ends it once its process is gone.
+    for kind in ["cut-body", "drop"] {
+        once(&sim, "Login", json!({"kind": kind}));
+        let client = connect(&sim);
+        assert_eq!(sim.calls("Login"), 2, "{kind}");
+        drop(client);
+    }
     let refused = Client::connect(&Settings { password: Secret::new("wrong-one"), ..settings(&sim) }).err().unwrap();
     assert!(refused.is_refused(), "{refused}");
     assert!(!format!("{refused:?}").contains("wrong-one"));
@@ -225,9 +235,13 @@ fn vcsim_relocation_is_held_by_one() {
     assert_eq!(sim.state()["disabled"][&vm.value], "vcbmount-a");
     client.enable_relocation(&vm, "vcbmount-a").unwrap();
     assert_eq!(sim.state()["disabled"], json!({}));
-    // The simulator grants everything.
-    let missing = client.missing_privileges(&vm, &["VirtualMachine.State.CreateSnapshot"]).unwrap();
-    assert_eq!(missing, [""; 0]);
+    let ask = |ids: &[&str]| client.missing_privileges(std::slice::from_ref(&vm), ids).unwrap();
+    let (create, remove) = ("VirtualMachine.State.CreateSnapshot", "VirtualMachine.State.RemoveSnapshot");
+    assert!(ask(&[create, remove]).is_empty());
+    sim.deny(&[remove]);
+    assert_eq!(ask(&[create, remove]), [(remove.to_owned(), vec![vm.clone()])]);
+    let pools = client.inventory_paths("ResourcePool").unwrap();
+    assert_eq!(pools, ["/Datacenters/DC0/host/DC0_H0/Resources"]);
 }
 
 #[test]
@@ -316,12 +330,24 @@ fn vcsim_sessions_of_the_dead_are_ended_by_their_mark() {
     let mut left = sim.sessions();
     left.sort();
     assert_eq!(left, ["somebody/1", "vcbmount/1 (mark 2)"]);
-    let asked = || sim.state()["requests"].as_array().unwrap().len();
-    let before = asked();
-    let alive = KeepAlive::start(Arc::new(cleaner), Duration::from_millis(20));
-    std::thread::sleep(Duration::from_millis(300));
+}
+
+#[test]
+fn vcsim_sessions_that_are_kept_alive_do_not_end() {
+    let Some(sim) = Vcsim::start(&[]) else { return };
+    let client = Arc::new(connect(&sim));
+    let vm = one(&client, Find::Name(VM)).moref;
+    sim.idle(1500);
+    let alive = KeepAlive::start(client.clone(), Duration::from_millis(100));
+    std::thread::sleep(Duration::from_secs(3));
+    client.vm(&vm).unwrap();
+    assert_eq!(sim.calls("Login"), 1);
     drop(alive);
-    assert!(asked() > before);
+    std::thread::sleep(Duration::from_secs(2));
+    client.vm(&vm).unwrap();
+    assert_eq!(sim.calls("Login"), 2, "without it the session has ended, and a new one was opened");
+    drop(client);
+    assert!(sim.sessions().is_empty());
 }
 
 #[test]
@@ -353,6 +379,16 @@ fn vcsim_datastore_files_are_read_in_ranges() {
         }
     });
     assert!(file.read_at(&mut [0; 2], file.len() - 1).is_err());
+    sim.reset();
+    sim.fault(&json!({"method": "folder", "kind": "slow", "millis": 60}));
+    std::thread::scope(|scope| {
+        for thread in 0..12u64 {
+            let file = &file;
+            scope.spawn(move || file.read_at(&mut [0; 100], thread * 1000).unwrap());
+        }
+    });
+    let peak = sim.peak("folder");
+    assert!((2..=4).contains(&peak), "{peak} requests in flight");
     for fault in [
         json!({"kind": "status", "status": 503}),
         json!({"kind": "expire"}),
@@ -367,6 +403,13 @@ fn vcsim_datastore_files_are_read_in_ranges() {
     sim.reset();
     sim.fault(&json!({"method": "folder", "kind": "status", "status": 503}));
     assert!(file.read_at(&mut [0; 16], 0).is_err());
+    // A host answers so, again and again, to a disk that is in use.
+    for status in [403, 500] {
+        sim.reset();
+        sim.fault(&json!({"method": "folder", "skip": 1, "kind": "status", "status": status}));
+        let refused = open("my vm+é/a&b.vmdk").err().unwrap();
+        assert!(refused.is_busy() && refused.to_string().contains("does not give out this file"), "{refused}");
+    }
     sim.reset();
     std::fs::write(folder.join("a&b.vmdk"), &content[..1000]).unwrap();
     assert!(file.read_at(&mut [0; 16], 0).is_err(), "a file that has changed its length is not read on");

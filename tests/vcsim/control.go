@@ -3,10 +3,12 @@ package main
 import (
 	"encoding/json"
 	"fmt"
+	"maps"
 	"net/http"
 	"os"
 	"path/filepath"
 	"strconv"
+	"time"
 
 	"github.com/vmware/govmomi/simulator"
 	"github.com/vmware/govmomi/vim25/types"
@@ -55,8 +57,9 @@ func (f *front) control() http.Handler {
 	})
 	mux.HandleFunc("POST /reset", func(http.ResponseWriter, *http.Request) {
 		f.mu.Lock()
-		f.rules, f.seen = nil, nil
+		f.rules, f.seen, f.peak = nil, nil, map[string]int{}
 		f.mu.Unlock()
+		f.world.forgetTasks()
 	})
 	mux.HandleFunc("POST /changed", func(w http.ResponseWriter, r *http.Request) {
 		var c struct {
@@ -68,6 +71,42 @@ func (f *front) control() http.Handler {
 			f.world.mu.Lock()
 			f.world.changed[c.VM+"/"+strconv.Itoa(c.Key)] = &c.changes
 			f.world.mu.Unlock()
+		}
+	})
+	mux.HandleFunc("POST /deny", func(w http.ResponseWriter, r *http.Request) {
+		var denied []string
+		if decode(w, r, &denied) {
+			f.world.mu.Lock()
+			f.world.denied = denied
+			f.world.mu.Unlock()
+		}
+	})
+	mux.HandleFunc("POST /clock", func(w http.ResponseWriter, r *http.Request) {
+		var seconds int
+		if decode(w, r, &seconds) {
+			f.world.mu.Lock()
+			f.world.ahead = time.Duration(seconds) * time.Second
+			f.world.mu.Unlock()
+		}
+	})
+	mux.HandleFunc("POST /idle", func(w http.ResponseWriter, r *http.Request) {
+		var limit int
+		if decode(w, r, &limit) {
+			f.mu.Lock()
+			f.idle = millis(limit)
+			f.mu.Unlock()
+		}
+	})
+	mux.HandleFunc("POST /expire", func(http.ResponseWriter, *http.Request) { f.endAll() })
+	mux.HandleFunc("POST /datastore", func(w http.ResponseWriter, r *http.Request) {
+		var d struct {
+			Name string `json:"name"`
+			UUID string `json:"vmfs_uuid"`
+			Host string `json:"nas_host"`
+			Path string `json:"nas_path"`
+		}
+		if decode(w, r, &d) {
+			f.world.describe(d.Name, d.UUID, d.Host, d.Path)
 		}
 	})
 	mux.HandleFunc("POST /free", func(w http.ResponseWriter, r *http.Request) {
@@ -135,6 +174,7 @@ func (f *front) state() map[string]any {
 	return map[string]any{
 		"vms": vms, "datastores": datastores, "sessions": sessions,
 		"requests": append([]string{}, f.seen...), "disabled": f.world.disabled,
+		"peak": maps.Clone(f.peak), "quiesce": f.world.quiesce,
 	}
 }
 

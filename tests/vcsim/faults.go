@@ -15,6 +15,7 @@ import (
 // (all of them when Count is 0).
 type rule struct {
 	Method string `json:"method"` // a shell pattern; requests for datastore files are called "folder"
+	Path   string `json:"path"`   // a shell pattern for the name of a datastore file; empty fits all
 	Skip   int    `json:"skip"`
 	Count  int    `json:"count"`
 	Kind   string `json:"kind"`
@@ -26,12 +27,17 @@ type rule struct {
 }
 
 // next takes note of a request and gives the rule that applies to it.
-func (f *front) next(method string) *rule {
+func (f *front) next(method, file string) *rule {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	f.seen = append(f.seen, method)
+	f.flying[method]++
+	f.peak[method] = max(f.peak[method], f.flying[method])
 	for _, r := range f.rules {
 		if ok, _ := path.Match(r.Method, method); !ok {
+			continue
+		}
+		if ok, _ := path.Match(r.Path, path.Base(file)); !ok && r.Path != "" {
 			continue
 		}
 		r.matched++
@@ -42,9 +48,16 @@ func (f *front) next(method string) *rule {
 	return nil
 }
 
+func (f *front) landed(method string) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.flying[method]--
+}
+
 // withFaults serves a request, unless a rule says that it must go wrong, and how.
 func (f *front) withFaults(w http.ResponseWriter, r *http.Request, method string, body []byte, serve func(http.ResponseWriter)) {
-	rule := f.next(method)
+	rule := f.next(method, r.URL.Path)
+	defer f.landed(method)
 	if rule == nil {
 		serve(w)
 		return
@@ -58,7 +71,7 @@ func (f *front) withFaults(w http.ResponseWriter, r *http.Request, method string
 		serve(httptest.NewRecorder())
 		panic(http.ErrAbortHandler)
 	case "expire": // the session has ended
-		f.revoke(r)
+		f.end(cookie(r))
 		serve(w)
 	case "slow":
 		pause(r.Context(), rule.Millis)

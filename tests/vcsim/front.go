@@ -38,18 +38,21 @@ type front struct {
 
 	mu       sync.Mutex
 	rules    []*rule
-	seen     []string        // method names in the order they came
-	sessions map[string]bool // cookies; false once revoked
+	seen     []string             // method names in the order they came
+	flying   map[string]int       // requests being served, by method
+	peak     map[string]int       // most of them at once
+	sessions map[string]time.Time // cookies of living sessions, and when they were last used
+	idle     time.Duration        // sessions end after so much silence; 0 for never
 }
 
 func newFront(model *simulator.Model, back *url.URL) *front {
-	f := &front{world: newWorld(model), proxy: httputil.NewSingleHostReverseProxy(back), sessions: map[string]bool{}}
+	f := &front{world: newWorld(model), proxy: httputil.NewSingleHostReverseProxy(back), sessions: map[string]time.Time{}, flying: map[string]int{}, peak: map[string]int{}}
 	f.proxy.ErrorLog = log.New(io.Discard, "", 0)
 	f.proxy.ModifyResponse = func(r *http.Response) error {
 		for _, c := range r.Cookies() {
 			if c.Name == cookieName {
 				f.mu.Lock()
-				f.sessions[strings.Trim(c.Value, `"`)] = true
+				f.sessions[strings.Trim(c.Value, `"`)] = time.Now()
 				f.mu.Unlock()
 			}
 		}
@@ -101,22 +104,56 @@ func (f *front) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	f.proxy.ServeHTTP(w, r)
 }
 
-// authenticated tells whether the request carries a session that has not been revoked.
-func (f *front) authenticated(r *http.Request) bool {
+func cookie(r *http.Request) string {
 	c, err := r.Cookie(cookieName)
 	if err != nil {
-		return false
+		return ""
 	}
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	return f.sessions[strings.Trim(c.Value, `"`)]
+	return strings.Trim(c.Value, `"`)
 }
 
-func (f *front) revoke(r *http.Request) {
-	if c, err := r.Cookie(cookieName); err == nil {
-		f.mu.Lock()
-		f.sessions[strings.Trim(c.Value, `"`)] = false
-		f.mu.Unlock()
+// authenticated tells whether the request carries a living session.
+func (f *front) authenticated(r *http.Request) bool {
+	name := cookie(r)
+	f.mu.Lock()
+	last, ok := f.sessions[name]
+	silent := f.idle > 0 && time.Since(last) > f.idle
+	if ok && !silent {
+		f.sessions[name] = time.Now()
+	}
+	f.mu.Unlock()
+	if ok && silent {
+		f.end(name)
+	}
+	return ok && !silent
+}
+
+// end ends a session, here and in the simulator.
+func (f *front) end(name string) {
+	f.mu.Lock()
+	delete(f.sessions, name)
+	f.mu.Unlock()
+	if name == "" {
+		return
+	}
+	manager := f.world.model.ServiceContent.SessionManager
+	body := fmt.Sprintf(envelope, fmt.Sprintf(`<Logout xmlns="urn:vim25"><_this type="%s">%s</_this></Logout>`, manager.Type, manager.Value))
+	r := httptest.NewRequest(http.MethodPost, "/sdk", strings.NewReader(body))
+	r.AddCookie(&http.Cookie{Name: cookieName, Value: name})
+	r.Header.Set("Content-Type", "text/xml")
+	f.proxy.ServeHTTP(httptest.NewRecorder(), r)
+}
+
+// endAll ends every session, as a server does that is started again.
+func (f *front) endAll() {
+	f.mu.Lock()
+	var names []string
+	for name := range f.sessions {
+		names = append(names, name)
+	}
+	f.mu.Unlock()
+	for _, name := range names {
+		f.end(name)
 	}
 }
 
@@ -138,6 +175,7 @@ func (f *front) soap(w http.ResponseWriter, r *http.Request, method string, body
 	case "DisableMethods", "EnableMethods":
 		f.world.relocation(w, method, body)
 	case "CreateSnapshot_Task", "CreateSnapshotEx_Task":
+		f.world.remember(body)
 		answer := f.forward(r, body)
 		if f.world.wait(taskOf(answer)) {
 			f.world.growDeltas(this)
@@ -152,7 +190,17 @@ func (f *front) soap(w http.ResponseWriter, r *http.Request, method string, body
 		replay(w, answer)
 	case "Logout":
 		answer := f.forward(r, body)
-		f.revoke(r)
+		f.mu.Lock()
+		delete(f.sessions, cookie(r))
+		f.mu.Unlock()
+		replay(w, answer)
+	case "HasPrivilegeOnEntities":
+		answer := f.forward(r, body)
+		f.world.deny(answer)
+		replay(w, answer)
+	case "CurrentTime":
+		answer := f.forward(r, body)
+		f.world.shift(answer)
 		replay(w, answer)
 	default:
 		replay(w, f.forward(r, body))

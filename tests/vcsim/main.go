@@ -6,6 +6,7 @@
 package main
 
 import (
+	"crypto/rand"
 	"encoding/json"
 	"flag"
 	"io"
@@ -22,10 +23,13 @@ func main() {
 	esx := flag.Bool("esx", false, "a host by itself instead of a vCenter")
 	vms := flag.Int("vms", 2, "number of VMs")
 	user := flag.String("user", "backup@vsphere.local", "the one user name")
-	password := flag.String("password", "s3cret-Pa55", "the one password")
+	password := flag.String("password", "s3cret-Pa55", "the one password; 'random' for one that is in nobody's arguments")
 	name := flag.String("cert-name", "127.0.0.1", "address or name the certificate is for")
 	flag.Parse()
 	log.SetOutput(io.Discard)
+	if *password == "random" {
+		*password = rand.Text()
+	}
 
 	model := simulator.VPX()
 	if *esx {

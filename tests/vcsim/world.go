@@ -4,9 +4,11 @@ import (
 	"context"
 	"fmt"
 	"net/http"
+	"net/http/httptest"
 	"os"
 	"path/filepath"
 	"regexp"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -31,6 +33,9 @@ type world struct {
 	tasks    int
 	disabled map[string]string // VM: who has disabled moving it
 	changed  map[string]*changes
+	denied   []string      // privileges that the account lacks
+	ahead    time.Duration // how far the server's clock is ahead
+	quiesce  string        // how the last snapshot was asked to be quiesced, as XML
 }
 
 type changes struct {
@@ -295,6 +300,69 @@ func (w *world) changedAreas(rw http.ResponseWriter, body []byte) {
 	soapAnswer(rw, fmt.Sprintf(`<QueryChangedDiskAreasResponse xmlns="urn:vim25"><returnval><startOffset>%d</startOffset><length>%d</length>%s</returnval></QueryChangedDiskAreasResponse>`, position, end-position, areas.String()))
 }
 
+var (
+	grantPattern   = regexp.MustCompile(`<privId>([^<]+)</privId><isGranted>true</isGranted>`)
+	timePattern    = regexp.MustCompile(`<returnval>([^<]+)</returnval>`)
+	quiescePattern = regexp.MustCompile(`<quiesceSpec.*</quiesceSpec>|<quiesce>[^<]*</quiesce>`)
+)
+
+// deny takes the denied privileges out of an answer: the simulator grants everything.
+func (w *world) deny(answer *httptest.ResponseRecorder) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	text := grantPattern.ReplaceAllStringFunc(answer.Body.String(), func(entry string) string {
+		if slices.Contains(w.denied, grantPattern.FindStringSubmatch(entry)[1]) {
+			return strings.Replace(entry, "true", "false", 1)
+		}
+		return entry
+	})
+	rewrite(answer, text)
+}
+
+// shift moves the time that an answer tells.
+func (w *world) shift(answer *httptest.ResponseRecorder) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	rewrite(answer, timePattern.ReplaceAllStringFunc(answer.Body.String(), func(entry string) string {
+		told, err := time.Parse(time.RFC3339Nano, timePattern.FindStringSubmatch(entry)[1])
+		if err != nil {
+			return entry
+		}
+		return "<returnval>" + told.Add(w.ahead).Format(time.RFC3339Nano) + "</returnval>"
+	}))
+}
+
+func rewrite(answer *httptest.ResponseRecorder, text string) {
+	answer.Body.Reset()
+	answer.Body.WriteString(text)
+	answer.Header().Del("Content-Length")
+}
+
+func (w *world) remember(body []byte) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.quiesce = string(quiescePattern.Find(body))
+}
+
+// describe changes what the server says a datastore is: the simulator knows local folders only.
+func (w *world) describe(name, uuid, host, path string) {
+	for _, entity := range w.model.Map().All("Datastore") {
+		ds := entity.(*simulator.Datastore)
+		if ds.Name != name {
+			continue
+		}
+		w.fresh().WithLock(ds, func() {
+			info := *ds.Info.GetDatastoreInfo()
+			switch {
+			case uuid != "":
+				ds.Info = &types.VmfsDatastoreInfo{DatastoreInfo: info, Vmfs: &types.HostVmfsVolume{Uuid: uuid}}
+			case host != "":
+				ds.Info = &types.NasDatastoreInfo{DatastoreInfo: info, Nas: &types.HostNasVolume{RemoteHost: host, RemotePath: path}}
+			}
+		})
+	}
+}
+
 // sessions lists the user agents that are logged in.
 func (w *world) sessions() []string {
 	client, err := vim25.NewClient(w.context, w.model.Service)
@@ -322,6 +390,15 @@ func snapshots(tree []types.VirtualMachineSnapshotTree) []string {
 		out = append(out, snapshots(entry.ChildSnapshotList)...)
 	}
 	return out
+}
+
+// forgetTasks empties the VMs' lists of recent tasks, as time does on a real server.
+func (w *world) forgetTasks() {
+	w.settle()
+	for _, entity := range w.model.Map().All("VirtualMachine") {
+		vm := entity.(*simulator.VirtualMachine)
+		w.fresh().WithLock(vm, func() { vm.RecentTask = nil })
+	}
 }
 
 // settle waits until no task runs any more, injected ones excepted.

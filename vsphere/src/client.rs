@@ -6,6 +6,7 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use crate::error::{Error, Result};
+use crate::fault::point;
 use crate::folder::Gate;
 use crate::http::Http;
 use crate::model::Moref;
@@ -172,11 +173,30 @@ impl Client {
         if login.number != seen {
             return Ok(());
         }
-        self.http.forget_session();
-        let call = Call::new("Login", &self.session_manager()?)
-            .text("userName", &self.user)
-            .text("password", self.password.expose());
-        let answer = self.call_without_login(&call)?;
+        let manager = self.session_manager()?;
+        let call = Call::once("Login", &manager).text("userName", &self.user).text("password", self.password.expose());
+        let mut attempt = 1;
+        let answer = loop {
+            self.http.forget_session();
+            let err = match self.call_without_login(&call) {
+                Ok(answer) => break answer,
+                Err(err) => err,
+            };
+            // It may have been carried out, and only the rest of the answer lost: that session must not stay, and
+            // within it a second login is refused.
+            if self.http.has_session()
+                && let Err(err) = self.call_without_login(&Call::once("Logout", &manager))
+            {
+                tracing::debug!(%err, "there was nothing to log out from");
+            }
+            self.http.forget_session();
+            if !err.is_transient() || attempt >= self.retry.attempts {
+                return Err(err);
+            }
+            tracing::warn!(attempt, %err, "no usable answer, logging in again");
+            std::thread::sleep(self.retry.pause_before(attempt));
+            attempt += 1;
+        };
         login.key = answer.child("returnval").and_then(|session| session.string("key"));
         login.number += 1;
         Ok(())
@@ -204,10 +224,12 @@ impl Client {
         let mut attempt = 1;
         loop {
             let started = Instant::now();
+            point("before", call.method);
             let result = self
                 .http
                 .post(call.method, call.action(), &call.envelope())
                 .and_then(|(status, body)| call.answer(status, body));
+            point("after", call.method);
             let millis = u64::try_from(started.elapsed().as_millis()).unwrap_or(u64::MAX);
             match &result {
                 Ok(_) => tracing::debug!(method = call.method, millis, "answered"),

@@ -69,11 +69,16 @@ impl DatastoreFile {
         target.push_str("&dsName=");
         escape(&mut target, datastore);
         let mut file = DatastoreFile { client, target, len: 0 };
-        let head = file.request(None)?;
+        // Still so after repetitions: some servers answer like this to a disk that is in use.
+        let explain = |err| match err {
+            Error::Http { status: status @ 500, .. } => refused(status),
+            err => err,
+        };
+        let head = file.request(None).map_err(explain)?;
         let length = head.headers().get(header::CONTENT_LENGTH).and_then(|value| value.to_str().ok()?.parse().ok());
         file.len = length.ok_or_else(|| Error::protocol(METHOD, "the server does not tell the file's length"))?;
         if file.len > 0 {
-            file.read_at(&mut [0], 0)?;
+            file.read_at(&mut [0], 0).map_err(explain)?;
         }
         Ok(file)
     }
@@ -159,13 +164,15 @@ impl DatastoreFile {
         match response.status().as_u16() {
             200 | 206 => Ok(response),
             // A host answers so to a disk that a VM has open for writing.
-            status @ (403 | 409 | 423) => {
-                let message = format!("the server refuses to give out this file (HTTP status {status})");
-                Err(Error::Fault { method: METHOD, fault: Fault { kind: "FileLocked".to_owned(), message } })
-            }
+            status @ (403 | 409 | 423) => Err(refused(status)),
             status => Err(Error::Http { method: METHOD, status }),
         }
     }
+}
+
+fn refused(status: u16) -> Error {
+    let message = format!("the server does not give out this file (HTTP status {status})");
+    Error::Fault { method: METHOD, fault: Fault { kind: "FileLocked".to_owned(), message } }
 }
 
 /// Percent-encodes everything that is not unreserved (RFC 3986), byte by byte.

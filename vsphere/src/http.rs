@@ -10,7 +10,7 @@ use ureq::{Agent, Body};
 
 use crate::error::{Error, Result};
 use crate::secret::Secret;
-use crate::tls::{TlsConnector, Trust, split_host};
+use crate::tls::{TlsConnector, Trust, address};
 use crate::xml;
 
 /// Name of the cookie that carries a vSphere session.
@@ -25,8 +25,7 @@ pub(crate) struct Http {
 
 impl Http {
     pub(crate) fn new(host: &str, trust: &Trust, user_agent: &str, limit: Duration) -> Result<Self> {
-        let (name, port) = split_host(host)?;
-        let host = if name.contains(':') { format!("[{name}]:{port}") } else { format!("{name}:{port}") };
+        let host = address(host)?;
         let config = Agent::config_builder()
             .http_status_as_error(false)
             .https_only(true)

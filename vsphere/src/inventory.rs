@@ -79,6 +79,52 @@ impl Client {
         vm.datastores.iter().map(|ds| Datastore::read(&self.properties(ds, &["summary", "info"])?)).collect()
     }
 
+    /// Managed objects of a kind (`VirtualMachine`, `Datastore`) with their names.
+    ///
+    /// # Errors
+    /// What the server says.
+    pub fn names(&self, kind: &str) -> Result<Vec<(Moref, String)>> {
+        let found = self.inventory(kind, &["name"])?;
+        let name = |object: Object| (object.object.clone(), unescape_name(&object.text("name").unwrap_or_default()));
+        Ok(found.into_iter().map(name).collect())
+    }
+
+    /// The folder that everything else is in.
+    ///
+    /// # Errors
+    /// [`Error::NotFound`] when the server has none.
+    pub fn root_folder(&self) -> Result<Moref> {
+        self.content("rootFolder").ok_or_else(|| Error::NotFound("the root folder".to_owned()))
+    }
+
+    /// Inventory paths, from the root folder on, of all managed objects of a kind: sorted, with the names as
+    /// the server escapes them.
+    ///
+    /// # Errors
+    /// What the server says.
+    pub fn inventory_paths(&self, kind: &str) -> Result<Vec<String>> {
+        let root = self.root_folder()?;
+        let mut known = self.inventory("ManagedEntity", &["name", "parent"])?;
+        known.push(self.properties(&root, &["name", "parent"])?);
+        let known: std::collections::BTreeMap<&str, &Object> =
+            known.iter().map(|object| (object.object.value.as_str(), object)).collect();
+        let path = |of: &Object| {
+            let (mut path, mut next) = (String::new(), Some(of));
+            // Bounded, because what the server calls parents may go round in circles.
+            for _ in 0..MAX_FOLDERS {
+                let Some(object) = next else { break };
+                path = format!("/{}{path}", object.text("name").unwrap_or_default());
+                let parent = object.get("parent").and_then(Node::moref);
+                next = parent.and_then(|parent| known.get(parent.value.as_str()).copied());
+            }
+            path
+        };
+        let mut paths: Vec<String> =
+            known.values().filter(|object| object.object.kind == kind).map(|object| path(object)).collect();
+        paths.sort();
+        Ok(paths)
+    }
+
     /// Inventory path of the datacenter that holds a VM or a datastore, as the datastore browser wants it:
     /// `folder/datacenter`.
     ///

@@ -22,8 +22,10 @@
 #![cfg_attr(test, allow(clippy::unwrap_used))]
 
 mod cbt;
+mod certificate;
 mod client;
 mod error;
+pub mod fault;
 mod folder;
 mod http;
 mod inventory;
@@ -38,6 +40,7 @@ mod tls;
 mod xml;
 
 pub use cbt::ChangedAreas;
+pub use certificate::Certificate;
 pub use client::{Client, KeepAlive, Retry, Settings};
 pub use error::{Error, Fault, Result};
 pub use folder::DatastoreFile;
@@ -48,4 +51,4 @@ pub use model::{
 pub use secret::Secret;
 pub use snapshot::{Quiesce, SnapshotSpec};
 pub use task::{Cancel, Wait};
-pub use tls::{Fingerprint, Trust, server_fingerprint};
+pub use tls::{Fingerprint, Trust, address, server_certificate};

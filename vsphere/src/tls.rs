@@ -19,6 +19,7 @@ use ureq::unversioned::transport::{
     Buffers, ConnectionDetails, Connector, Either, LazyBuffers, NextTimeout, Transport, TransportAdapter,
 };
 
+use crate::certificate::Certificate;
 use crate::error::{Error, Result};
 
 /// SHA-256 of a certificate, written as 64 hex digits with or without colons.
@@ -124,12 +125,12 @@ impl Trust {
     }
 }
 
-/// Fingerprint of the certificate that `host[:port]` presents, without trusting it: for a person to
+/// The certificate that `host[:port]` presents, without trusting it: for a person to
 /// compare with what the host's own console shows.
 ///
 /// # Errors
 /// [`Error::Setting`] for a malformed host, [`Error::Tls`] when no certificate could be had.
-pub fn server_fingerprint(host: &str, limit: Duration) -> Result<Fingerprint> {
+pub fn server_certificate(host: &str, limit: Duration) -> Result<Certificate> {
     let failed = |reason: String| Error::Tls { host: host.to_owned(), reason };
     let (name, port) = split_host(host)?;
     let server = ServerName::try_from(name.to_owned()).map_err(|err| failed(err.to_string()))?;
@@ -151,8 +152,18 @@ pub fn server_fingerprint(host: &str, limit: Duration) -> Result<Fingerprint> {
     stream.set_write_timeout(Some(limit)).map_err(|err| failed(err.to_string()))?;
     let mut tls = ClientConnection::new(Arc::new(config), server).map_err(|err| failed(err.to_string()))?;
     tls.complete_io(&mut stream).map_err(|err| failed(err.to_string()))?;
-    let found = *seen.lock().unwrap_or_else(PoisonError::into_inner);
+    let found = seen.lock().unwrap_or_else(PoisonError::into_inner).take();
     found.ok_or_else(|| failed("the host presented no certificate".to_owned()))
+}
+
+/// `host[:port]` as `host:port`, in lower case: one spelling for one server.
+///
+/// # Errors
+/// [`Error::Setting`] for what is no host.
+pub fn address(host: &str) -> Result<String> {
+    let (name, port) = split_host(host)?;
+    let name = name.to_ascii_lowercase();
+    Ok(if name.contains(':') { format!("[{name}]:{port}") } else { format!("{name}:{port}") })
 }
 
 /// Splits `host[:port]`; brackets around an IPv6 address are dropped, the port is 443 when missing.
@@ -175,7 +186,7 @@ pub(crate) fn split_host(host: &str) -> Result<(&str, u16)> {
 #[derive(Debug)]
 enum Accept {
     Pin(Fingerprint),
-    Record(Arc<Mutex<Option<Fingerprint>>>),
+    Record(Arc<Mutex<Option<Certificate>>>),
     Anything,
 }
 
@@ -204,7 +215,9 @@ impl ServerCertVerifier for Leaf {
                 )));
             }
             Accept::Pin(_) | Accept::Anything => {}
-            Accept::Record(seen) => *seen.lock().unwrap_or_else(PoisonError::into_inner) = Some(presented),
+            Accept::Record(seen) => {
+                *seen.lock().unwrap_or_else(PoisonError::into_inner) = Some(Certificate::read(end_entity));
+            }
         }
         Ok(ServerCertVerified::assertion())
     }
@@ -322,6 +335,8 @@ mod tests {
     fn hosts_are_split_and_checked() {
         assert_eq!(split_host("vc.example").unwrap(), ("vc.example", 443));
         assert_eq!(split_host("10.0.0.1:8989").unwrap(), ("10.0.0.1", 8989));
+        assert_eq!(address("VC.Example").unwrap(), "vc.example:443");
+        assert_eq!(address("[FE80::1]:1").unwrap(), "[fe80::1]:1");
         assert_eq!(split_host("[fe80::1]:1").unwrap(), ("fe80::1", 1));
         assert_eq!(split_host("[fe80::1]").unwrap(), ("fe80::1", 443));
         for bad in ["", ":443", "a b", "user:pw@host", "host/sdk", "host:99999", "fe80::1", "[::1", "[::1]x"] {

@@ -13,6 +13,9 @@ use crate::context::Context;
 use crate::output::Out;
 use crate::sys;
 
+/// Clocks that differ by more seconds than this are worth a word.
+const MAX_SKEW: i64 = 60;
+
 /// How a check went.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub enum Health {
@@ -64,7 +67,7 @@ pub fn run(context: &Context) -> Outcome<Exit> {
     checks.push(config_check(context));
     checks.extend(datastore_checks(&context.config));
     checks.extend(luns::checks(&context.config.datastores));
-    checks.extend(server_check(context));
+    checks.extend(server_checks(context));
     let mut out = Out::new();
     for check in &checks {
         let word = match check.health {
@@ -106,13 +109,36 @@ fn config_check(context: &Context) -> Check {
     Check::good(format!("configuration: {}", read.join(", ")))
 }
 
-/// Whether the configured server lets us in.
-fn server_check(context: &Context) -> Option<Check> {
-    let host = &context.config.vcenter.as_ref()?.host;
-    Some(match with_proxy(context, |proxy| proxy.ping()) {
-        Ok(about) => Check::good(format!("logged in to {host}: {about}")),
-        Err(failure) => Check::bad(format!("{failure:?}"), failure.next()),
-    })
+/// Whether the configured server lets us in, grants what backups need, and has our time.
+fn server_checks(context: &Context) -> Vec<Check> {
+    let Some(vcenter) = &context.config.vcenter else { return Vec::new() };
+    let host = &vcenter.host;
+    let examined = match with_proxy(context, |proxy| proxy.examine()) {
+        Ok(examined) => examined,
+        Err(failure) => return vec![Check::bad(format!("{failure:?}"), failure.next())],
+    };
+    let mut checks = vec![Check::good(format!("logged in to {host}: {}", examined.about))];
+    let skew = examined.ahead_seconds;
+    if skew.abs() > MAX_SKEW {
+        let way = if skew > 0 { "ahead of" } else { "behind" };
+        checks.push(Check::limited(
+            format!("the clock of {host} is {} s {way} this host's", skew.abs()),
+            "Set both by NTP: certificates and the times in logs depend on them.",
+        ));
+    } else {
+        checks.push(Check::good(format!("the clocks of {host} and this host agree")));
+    }
+    if examined.lacking.is_empty() {
+        checks.push(Check::good(format!("{} has the privileges that backups need", vcenter.username)));
+    }
+    for lack in examined.lacking {
+        let (on, more) = (lack.examples.join(", "), lack.count - lack.examples.len());
+        let more = if more > 0 { format!(" and {more} more") } else { String::new() };
+        let found = format!("{} lacks {} (for {}) on {on}{more}", vcenter.username, lack.privilege, lack.purpose);
+        let advice = "Add it to the role of that account; docs/server.md lists all that is needed.";
+        checks.push(if lack.needed { Check::bad(found, advice) } else { Check::limited(found, advice) });
+    }
+    checks
 }
 
 fn datastore_checks(config: &Config) -> Vec<Check> {

@@ -27,10 +27,14 @@ pub fn run(spec: &str, context: &Context) -> Outcome<Exit> {
                 "moref": vm.moref,
                 "ipaddr": vm.ipaddr,
                 "path": vm.place.to_string(),
+                "refusals": vm.refusals,
             }))?;
         } else {
             for spec in vm.specs() {
                 out.line(spec)?;
+            }
+            for why in &vm.refusals {
+                context.warn(format_args!("{} cannot be backed up: {why}", vm.name));
             }
         }
     }

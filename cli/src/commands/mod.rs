@@ -31,7 +31,7 @@ pub fn run(command: Command, context: Context) -> Outcome<Exit> {
         Command::Umount { target } => sessions::umount(&target, &context),
         Command::Run { what, jobs, command } => mount::run(&what, jobs, &command, &context),
         Command::Changed { session, since, disk } => server::changed(&session, disk.as_deref(), &since, &context),
-        Command::Trust { host } => server::trust(&host, &context),
+        Command::Trust(args) => server::trust(&args, &context),
         Command::Sessions => sessions::list(&context),
         Command::Cleanup { dry_run } => sessions::cleanup(dry_run, &context),
         Command::List { spec } => list::run(&spec, &context),

@@ -58,6 +58,8 @@ pub fn mount(args: &MountArgs, at: Option<PathBuf>, context: &Context) -> Outcom
         out.line("")?;
     }
     out.finish()?;
+    // Now that the path is known to whoever asked. The session with the server has ended before.
+    mount.keep()?;
     Ok(if partial { Exit::Partial } else { Exit::Done })
 }
 

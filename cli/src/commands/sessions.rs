@@ -72,7 +72,6 @@ fn health(health: Health) -> &'static str {
         Health::Starting => "starting",
         Health::Mounted => "mounted",
         Health::Dead => "dead",
-        Health::Ended => "ended",
     }
 }
 

@@ -10,7 +10,7 @@ use std::sync::{Arc, Mutex, PoisonError, Weak};
 use lru::LruCache;
 use vcb_block::{Block, BlockRef, Error, Kind, Result, check_range};
 use vcb_vmdk::{Resolved, Resolver, candidates};
-use vcb_vsphere::{Client, DatastoreFile};
+use vcb_vsphere::{Client, DatastoreFile, KeepAlive};
 
 use super::{Datastore, Entry, join, parent};
 use crate::config::{ServerStore, VCenter};
@@ -37,6 +37,8 @@ struct Shared {
     name: String,
     datacenter: String,
     client: Arc<Client>,
+    /// A mount may stand idle for hours between two reads.
+    _alive: KeepAlive,
 }
 
 impl Server {
@@ -46,7 +48,8 @@ impl Server {
     /// As [`orchestrate::connect`]; nobody is asked for a password.
     pub fn open(name: impl Into<String>, store: &ServerStore) -> Outcome<Self> {
         let client = shared_client(&store.server)?;
-        let shared = Shared { name: name.into(), datacenter: store.datacenter.clone(), client };
+        let alive = KeepAlive::start(client.clone(), orchestrate::KEEP_ALIVE);
+        let shared = Shared { name: name.into(), datacenter: store.datacenter.clone(), client, _alive: alive };
         Ok(Server { shared: Arc::new(shared) })
     }
 }
@@ -58,7 +61,7 @@ fn shared_client(server: &VCenter) -> Outcome<Arc<Client>> {
     if let Some(client) = clients.iter().filter(|(known, _)| *known == key).find_map(|(_, client)| client.upgrade()) {
         return Ok(client);
     }
-    let client = Arc::new(orchestrate::connect(server, "reading files", &|_| None)?);
+    let client = Arc::new(orchestrate::connect(server, &|_| None)?);
     clients.retain(|(_, client)| client.strong_count() > 0);
     clients.push((key, Arc::downgrade(&client)));
     Ok(client)

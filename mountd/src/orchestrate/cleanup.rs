@@ -1,8 +1,6 @@
-//! Puts right what killed processes have left: leases that nobody works on and whose mount is gone.
+//! Puts right what killed processes have left: leases that nobody works on and nobody keeps.
 
-use std::path::Path;
-
-use super::journal::{Journal, Lease, Step};
+use super::journal::{Journal, Lease};
 use super::lease::Orchestrator;
 use crate::failure::{Code, Failure, Outcome};
 
@@ -21,55 +19,54 @@ pub enum Cleaned {
     Failed(String),
 }
 
-/// Releases every lease whose process is gone and whose mount `is_mounted` does not know (any more).
-/// Snapshots that are not in the journal are never touched, whatever they are called.
+/// Releases every lease whose process is gone and that is not `kept`. `unmount` takes away what is mounted of
+/// it: a mount that its process has not kept was to end with it. Snapshots that are not in the journal are
+/// never touched, whatever they are called. With `dry_run` nothing is done.
 ///
-/// `orchestrator` is asked for a session only when there is something to do; `dry_run` does nothing.
+/// `kept` is asked again once a lease is ours, so it must look anew each time.
 ///
 /// # Errors
 /// [`Code::State`]; what happens to single leases is told by [`Cleaned`].
-pub fn cleanup<'a>(
-    state: &Path,
-    server: &str,
-    is_mounted: impl Fn(&Lease) -> bool,
+pub fn cleanup(
+    orchestrator: &Orchestrator<'_>,
+    kept: &dyn Fn(&Lease) -> bool,
+    unmount: &dyn Fn(&Lease) -> Outcome<()>,
     dry_run: bool,
-    orchestrator: &mut dyn FnMut() -> Outcome<&'a Orchestrator<'a>>,
 ) -> Outcome<Vec<(Lease, Cleaned)>> {
     let mut done = Vec::new();
-    for lease in Journal::all(state)? {
-        let outcome = clean(state, server, &lease, &is_mounted, dry_run, orchestrator);
+    for lease in Journal::all(orchestrator.state)? {
+        let outcome = clean(orchestrator, &lease, kept, unmount, dry_run);
         let cleaned = outcome.unwrap_or_else(|failure| Cleaned::Failed(format!("{failure:?}")));
         done.push((lease, cleaned));
     }
     Ok(done)
 }
 
-fn clean<'a>(
-    state: &Path,
-    server: &str,
+fn clean(
+    orchestrator: &Orchestrator<'_>,
     lease: &Lease,
-    is_mounted: &impl Fn(&Lease) -> bool,
+    kept: &dyn Fn(&Lease) -> bool,
+    unmount: &dyn Fn(&Lease) -> Outcome<()>,
     dry_run: bool,
-    orchestrator: &mut dyn FnMut() -> Outcome<&'a Orchestrator<'a>>,
 ) -> Outcome<Cleaned> {
-    if lease.server != server {
+    if lease.server != orchestrator.server.host {
         return Ok(Cleaned::OtherServer);
     }
-    let may_be_mounted = |lease: &Lease| matches!(lease.step, Step::Mounting | Step::Mounted | Step::Releasing);
-    if may_be_mounted(lease) && is_mounted(lease) {
+    if kept(lease) {
         return Ok(Cleaned::InUse);
     }
     if dry_run {
-        return Ok(if Journal::is_worked_on(state, &lease.id)? { Cleaned::InUse } else { Cleaned::WouldRelease });
+        let worked_on = Journal::is_worked_on(orchestrator.state, &lease.id)?;
+        return Ok(if worked_on { Cleaned::InUse } else { Cleaned::WouldRelease });
     }
-    let Some(journal) = Journal::take(state, &lease.id)? else { return Ok(Cleaned::InUse) };
-    // It may have been mounted between our looking at it and our taking it.
-    if may_be_mounted(&journal.lease) && is_mounted(&journal.lease) {
+    let Some(journal) = Journal::take(orchestrator.state, &lease.id)? else { return Ok(Cleaned::InUse) };
+    if kept(&journal.lease) {
         return Ok(Cleaned::InUse);
     }
     if !journal.lease.is_marked() && journal.lease.remove && journal.lease.snapshot.is_none() {
         return Err(Failure::new(Code::State, format!("the lease {} does not name what it holds", lease.id)));
     }
-    orchestrator()?.release(journal)?;
+    unmount(&journal.lease)?;
+    orchestrator.release(journal)?;
     Ok(Cleaned::Released)
 }

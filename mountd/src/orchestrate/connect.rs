@@ -1,13 +1,14 @@
 //! The session with the configured server, and its errors as users meet them.
 
+use std::collections::BTreeMap;
 use std::path::Path;
-use std::time::Duration;
+use std::sync::{Mutex, PoisonError};
 
 use vcb_vsphere::{Client, Error, Fingerprint, Secret, Settings, Trust};
 
 use crate::config::VCenter;
 use crate::failure::{Code, Failure, Outcome};
-use crate::sys;
+use crate::sys::{self, Process};
 
 /// The environment variable that is read for the password when there is no better place. Children never
 /// get it.
@@ -18,31 +19,65 @@ const CREDENTIAL: &str = "vcbmount.password";
 /// Asks a person for a password; `None` when there is nobody to ask.
 pub type Prompt<'a> = &'a (dyn Fn(&str) -> Option<String> + Sync);
 
-/// Logs in to the configured server. `mark` is added to the name under which the server lists the session.
+/// Passwords that this process has, by user and server, so that a person is asked once, and what a
+/// background process was handed.
+static KNOWN: Mutex<BTreeMap<String, Secret>> = Mutex::new(BTreeMap::new());
+
+/// Logs in to the configured server.
 ///
 /// # Errors
 /// [`Code::Login`], [`Code::Untrusted`], [`Code::Unreachable`], or [`Code::Config`].
-pub fn connect(server: &VCenter, mark: &str, prompt: Prompt<'_>) -> Outcome<Client> {
-    let password = password(server, prompt)?;
-    let mut settings = Settings::new(&server.host, &server.username, password);
+pub fn connect(server: &VCenter, prompt: Prompt<'_>) -> Outcome<Client> {
+    super::fault::watch_calls();
+    let password = match password_of(server) {
+        Some(password) => password,
+        None => password(server, prompt)?,
+    };
+    let mut settings = Settings::new(&server.host, &server.username, password.clone());
     settings.trust = trust(server)?;
-    settings.user_agent = format!("{} ({mark})", settings.user_agent);
+    settings.user_agent = format!("{} ({})", settings.user_agent, mark());
     let what = || format!("cannot log in to {}", server.host);
-    Client::connect(&settings).map_err(|err| match err {
+    let client = Client::connect(&settings).map_err(|err| match err {
         err if err.is_refused() => Failure::new(Code::Login, what()).because(err),
         err => server_failure(what(), err),
-    })
+    })?;
+    hand_password(server, password);
+    Ok(client)
 }
 
-/// The SHA-256 fingerprint of the certificate that a server presents, for a person to compare.
-///
-/// # Errors
-/// [`Code::Config`] for a malformed host, [`Code::Untrusted`] when no certificate could be had.
-pub fn fingerprint(host: &str, limit: Duration) -> Outcome<String> {
-    let found = vcb_vsphere::server_fingerprint(host, limit);
-    found
-        .map(|fingerprint| fingerprint.to_string())
-        .map_err(|err| server_failure(format!("cannot get the certificate of {host}"), err))
+fn account(server: &VCenter) -> String {
+    format!("{}@{}", server.username, server.host)
+}
+
+/// The password that this process has logged in to `server` with, or was handed.
+pub(crate) fn password_of(server: &VCenter) -> Option<Secret> {
+    KNOWN.lock().unwrap_or_else(PoisonError::into_inner).get(&account(server)).cloned()
+}
+
+/// Lets [`connect`] use `password` for `server`.
+pub(crate) fn hand_password(server: &VCenter, password: Secret) {
+    KNOWN.lock().unwrap_or_else(PoisonError::into_inner).insert(account(server), password);
+}
+
+/// Names this process in the server's list of sessions, so that a later one with its number is another.
+fn mark() -> String {
+    let process = Process::current();
+    format!("{} process {} of {}", host_name(), process.pid, process.started)
+}
+
+/// Whether a session at the server was opened by a process of this host that is no more.
+pub(super) fn is_dead(agent: &str) -> bool {
+    let process = || -> Option<Process> {
+        let mark = agent.strip_prefix("vcbmount/")?.split_once(" (")?.1.strip_suffix(')')?;
+        let (host, process) = mark.rsplit_once(" process ")?;
+        let (pid, started) = process.split_once(" of ")?;
+        (host == host_name()).then_some(Process { pid: pid.parse().ok()?, started: started.parse().ok()? })
+    };
+    process().is_some_and(|process| !process.is_alive())
+}
+
+pub(super) fn host_name() -> String {
+    sys::host_name().unwrap_or_else(|| "this proxy".to_owned())
 }
 
 fn trust(server: &VCenter) -> Outcome<Trust> {
@@ -119,6 +154,17 @@ pub fn server_failure(what: impl Into<String>, err: Error) -> Failure {
 mod tests {
     use super::*;
     use std::os::unix::fs::PermissionsExt;
+
+    #[test]
+    fn only_sessions_of_dead_processes_of_this_host_are_ended() {
+        let host = host_name();
+        assert!(is_dead(&format!("vcbmount/0.1.0 ({host} process 4294967295 of 1)")));
+        let another = Process { started: 1, ..Process::current() };
+        assert!(is_dead(&format!("vcbmount/0.1.0 ({host} process {} of {})", another.pid, another.started)));
+        assert!(!is_dead(&format!("vcbmount/0.1.0 ({})", mark())));
+        assert!(!is_dead("vcbmount/0.1.0 (elsewhere process 4294967295 of 1)"));
+        assert!(!is_dead("govc/0.1"));
+    }
 
     #[test]
     fn a_password_file_that_others_can_read_is_refused() {

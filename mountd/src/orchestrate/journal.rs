@@ -35,9 +35,9 @@ pub enum Step {
     MakingSnapshot,
     /// It exists.
     Frozen,
-    /// It is about to be mounted, or is.
+    /// It is about to be mounted, or is, for the process that works on the lease.
     Mounting,
-    /// It is mounted.
+    /// It is mounted, and stays so without that process.
     Mounted,
     /// It is about to be removed.
     Releasing,
@@ -82,14 +82,21 @@ impl Lease {
         Moref::new("VirtualMachine", self.vm.moref.clone().unwrap_or_default())
     }
 
+    /// In whose name moving the VM is forbidden.
+    #[must_use]
+    pub fn holder(&self) -> String {
+        format!("{MARK}{}", self.id)
+    }
+
     /// Whether the snapshot is one that we made.
     #[must_use]
     pub fn is_marked(&self) -> bool {
-        self.snapshot_name.strip_prefix(MARK) == Some(&self.id)
+        self.snapshot_name == self.holder()
     }
 }
 
 /// A lease that this process works on.
+#[derive(Debug)]
 pub struct Journal {
     folder: PathBuf,
     lock: File,

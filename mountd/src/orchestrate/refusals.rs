@@ -2,9 +2,10 @@
 
 use vcb_vsphere::{Backing, VirtualMachine};
 
-/// Why the VM, or which of its disks and why, cannot be backed up. Empty when it can.
+/// Why the VM, or which of its disks and why, cannot be backed up. Empty when it can. With `nodes` only the disks
+/// attached there are wanted.
 #[must_use]
-pub fn refusals(vm: &VirtualMachine) -> Vec<String> {
+pub fn refusals(vm: &VirtualMachine, nodes: &[String]) -> Vec<String> {
     let mut reasons = Vec::new();
     if vm.template {
         reasons.push("it is a template, which cannot have snapshots; clone it and back up the clone".to_owned());
@@ -15,7 +16,7 @@ pub fn refusals(vm: &VirtualMachine) -> Vec<String> {
     if vm.encrypted {
         reasons.push("it is encrypted: its disks hold ciphertext".to_owned());
     }
-    for disk in &vm.disks {
+    for disk in vm.disks.iter().filter(|disk| nodes.is_empty() || nodes.contains(&disk.node)) {
         let name = format!("disk {} ({}, {})", disk.node, disk.label, disk.file_name);
         match disk.backing {
             Backing::PhysicalRdm => {

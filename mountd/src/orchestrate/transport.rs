@@ -1,8 +1,9 @@
 //! From `[datastore] folder/file`, as the server writes it, to where this host can read it.
 //!
 //! Each datastore that the frozen disks lie on is matched with a configured one: by name, by the UUID of the
-//! VMFS volume, or by the NFS share that is mounted here. Of the ways there are, the first in the configured
-//! order of transports wins; HTTPS needs no configured datastore.
+//! VMFS volume, or by the NFS share that is mounted here. The configured order of transports is gone through
+//! until one of them gives out the disks' descriptors, so that a LUN that is not there, or a share that is not
+//! mounted, leads to the next. HTTPS needs no configured datastore.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -33,14 +34,19 @@ pub fn plan(
     let known = client
         .datastores_of(vm)
         .map_err(|err| server_failure(format!("cannot look up the datastores of {}", vm.name), err))?;
-    let mut stores: BTreeMap<String, DatastoreConfig> = BTreeMap::new();
-    let files = disks.iter().flat_map(|disk| std::iter::once(&disk.file_name).chain(&disk.parents));
-    for file in files.chain(&vm.vmx_path) {
-        let (name, _) = parse_datastore_path(file).map_err(|err| server_failure("the server names a disk", err))?;
-        if !stores.contains_key(name) {
-            let found = known.iter().find(|store| store.name == name);
-            stores.insert(name.to_owned(), reach(client, vm, name, found, config, server)?);
-        }
+    let mut wanted: BTreeMap<&str, Vec<&str>> = BTreeMap::new();
+    for file in disks.iter().flat_map(|disk| std::iter::once(&disk.file_name).chain(&disk.parents)) {
+        let (name, path) = split(file)?;
+        wanted.entry(name).or_default().push(path);
+    }
+    if let Some(vmx) = &vm.vmx_path {
+        wanted.entry(split(vmx)?.0).or_default();
+    }
+    let mut stores: BTreeMap<&str, DatastoreConfig> = BTreeMap::new();
+    for (name, files) in wanted {
+        let known = known.iter().find(|store| store.name == name);
+        let way = Way { client, vm, name, known, files: &files, config, server };
+        stores.insert(name, way.find()?);
     }
     let stores: Vec<DatastoreConfig> = stores.into_values().collect();
     Ok(MountPlan {
@@ -56,74 +62,134 @@ pub fn plan(
     })
 }
 
-/// The way to one datastore.
-fn reach(
-    client: &Client,
-    vm: &VirtualMachine,
-    name: &str,
-    known: Option<&ServerDatastore>,
-    config: &Config,
-    server: &VCenter,
-) -> Outcome<DatastoreConfig> {
-    let mut tried = Vec::new();
-    for transport in &server.transports {
-        let found = match transport {
-            Transport::San => {
-                config.datastores.iter().find(|store| !store.lun.is_empty() && is_volume(store, name, known))
+fn split(file: &str) -> Outcome<(&str, &str)> {
+    parse_datastore_path(file).map_err(|err| server_failure("the server names a disk", err))
+}
+
+/// The search for a way to one datastore.
+struct Way<'a> {
+    client: &'a Client,
+    vm: &'a VirtualMachine,
+    /// The server's name of it.
+    name: &'a str,
+    /// What the server knows of it.
+    known: Option<&'a ServerDatastore>,
+    /// Descriptors on it that must be readable.
+    files: &'a [&'a str],
+    config: &'a Config,
+    server: &'a VCenter,
+}
+
+impl Way<'_> {
+    fn find(&self) -> Outcome<DatastoreConfig> {
+        let mut tried = Vec::new();
+        for transport in &self.server.transports {
+            let (word, found) = match transport {
+                Transport::San => ("san", self.luns(&mut tried)),
+                Transport::File => ("file", self.folders()),
+                Transport::Https => ("https", self.server()?),
+            };
+            if found.is_empty() {
+                tried.push(format!("{word}: no [[datastore]] is this one"));
             }
-            Transport::File => config
-                .datastores
-                .iter()
-                .find(|store| store.path.as_deref().is_some_and(|path| store.name == name || is_share(path, known))),
-            Transport::Https => {
-                let datacenter = client
-                    .datacenter_path(&vm.moref)
-                    .map_err(|err| server_failure("cannot look up the datacenter", err))?;
-                let store = ServerStore { server: server.clone(), datacenter };
-                return Ok(DatastoreConfig {
-                    name: name.to_owned(),
-                    server: Some(Box::new(store)),
-                    ..DatastoreConfig::default()
-                });
+            for store in found {
+                match self.probe(&store) {
+                    Ok(()) => {
+                        tracing::info!(datastore = self.name, transport = word, "is read");
+                        return Ok(store);
+                    }
+                    Err(why) => {
+                        tracing::warn!(datastore = self.name, transport = word, "cannot be read: {why}");
+                        tried.push(format!("{word}: {why}"));
+                    }
+                }
             }
+        }
+        let what = format!("the datastore '{}' of {} cannot be read from here", self.name, self.vm.name);
+        Err(Failure::new(Code::DatastoreNotFound, what).because(tried.join("; ")))
+    }
+
+    /// `store` under the server's name, which is the one in the paths.
+    fn renamed(&self, store: &DatastoreConfig) -> DatastoreConfig {
+        DatastoreConfig { name: self.name.to_owned(), ..store.clone() }
+    }
+
+    /// The configured LUNs that hold the volume. The server's UUID decides where it tells one: names change, and
+    /// two datacenters may use the same.
+    fn luns(&self, tried: &mut Vec<String>) -> Vec<DatastoreConfig> {
+        let uuid = match self.known.map(|known| &known.kind) {
+            Some(DatastoreKind::Vmfs { uuid, .. }) if !uuid.is_empty() => Some(uuid),
+            _ => None,
         };
-        match found {
-            // Under the server's name, which is the one in the paths.
-            Some(store) => return Ok(DatastoreConfig { name: name.to_owned(), ..store.clone() }),
-            None => tried.push(match transport {
-                Transport::San => "san: no [[datastore]] with that volume's LUN",
-                Transport::File => "file: no [[datastore]] with that name or share",
-                Transport::Https => "https",
-            }),
+        let mut found = Vec::new();
+        for store in self.config.datastores.iter().filter(|store| !store.lun.is_empty()) {
+            let Some(uuid) = uuid else {
+                found.extend((store.name == self.name).then(|| self.renamed(store)));
+                continue;
+            };
+            let aliases = Datastores::open_one(store).map(|open| open.aliases());
+            match aliases {
+                Ok(aliases) if aliases.iter().any(|alias| alias.eq_ignore_ascii_case(uuid)) => {
+                    found.push(self.renamed(store));
+                }
+                Ok(aliases) if store.name == self.name => {
+                    let here = aliases.join(", ");
+                    tried.push(format!("san: the LUN of '{}' holds {here}, and the server says {uuid}", store.name));
+                }
+                Ok(_) => {}
+                Err(failure) => {
+                    tracing::warn!("{failure:?}");
+                    tried.push(format!("san: {failure:?}"));
+                }
+            }
         }
+        found
     }
-    let what = format!("the datastore '{name}' of {} cannot be read from here", vm.name);
-    Err(Failure::new(Code::DatastoreNotFound, what).because(tried.join("; ")))
+
+    /// The configured folders that are the datastore.
+    fn folders(&self) -> Vec<DatastoreConfig> {
+        let is_it = |store: &&DatastoreConfig| {
+            store.path.as_deref().is_some_and(|path| store.name == self.name || self.is_share(path))
+        };
+        self.config.datastores.iter().filter(is_it).map(|store| self.renamed(store)).collect()
+    }
+
+    /// The datastore through the server.
+    fn server(&self) -> Outcome<Vec<DatastoreConfig>> {
+        let datacenter = self
+            .client
+            .datacenter_path(&self.vm.moref)
+            .map_err(|err| server_failure(format!("cannot look up the datacenter of {}", self.vm.name), err))?;
+        let server = Some(Box::new(ServerStore { server: self.server.clone(), datacenter }));
+        Ok(vec![DatastoreConfig { name: self.name.to_owned(), server, ..DatastoreConfig::default() }])
+    }
+
+    /// Opens every descriptor, or says why that fails.
+    fn probe(&self, store: &DatastoreConfig) -> Result<(), String> {
+        let open = Datastores::open_one(store).map_err(|failure| format!("{failure:?}"))?;
+        for file in self.files {
+            open.open(file).map_err(|err| err.report())?;
+        }
+        Ok(())
+    }
+
+    /// Whether `path` is where the datastore's NFS share is mounted on this host.
+    fn is_share(&self, path: &Path) -> bool {
+        let Some(DatastoreKind::Nas { host, path: exported }) = self.known.map(|known| &known.kind) else {
+            return false;
+        };
+        std::fs::read_to_string("/proc/self/mounts").is_ok_and(|table| is_mounted(&table, host, exported, path))
+    }
 }
 
-fn is_volume(store: &DatastoreConfig, name: &str, known: Option<&ServerDatastore>) -> bool {
-    if store.name == name {
-        return true;
-    }
-    let Some(DatastoreKind::Vmfs { uuid, .. }) = known.map(|known| &known.kind) else { return false };
-    match Datastores::open_one(store) {
-        Ok(open) => open.aliases().iter().any(|alias| alias.eq_ignore_ascii_case(uuid)),
-        Err(failure) => {
-            tracing::warn!("{failure:?}");
-            false
-        }
-    }
-}
-
-/// Whether `path` is where the datastore's NFS share is mounted on this host.
-fn is_share(path: &Path, known: Option<&ServerDatastore>) -> bool {
-    let Some(DatastoreKind::Nas { host, path: exported }) = known.map(|known| &known.kind) else { return false };
-    let Ok(table) = std::fs::read_to_string("/proc/self/mounts") else { return false };
-    let source = format!("{host}:{}", exported.trim_end_matches('/'));
+/// Whether a table of mounts has the share `exported` of `host` at `path`.
+fn is_mounted(table: &str, host: &str, exported: &str, path: &Path) -> bool {
+    let exported = exported.trim_end_matches('/');
+    let sources = [format!("{host}:{exported}"), format!("[{host}]:{exported}")];
     table.lines().any(|line| {
-        let mut fields = line.split(' ');
+        let mut fields = line.split(' ').map(unescape);
         let (Some(device), Some(place)) = (fields.next(), fields.next()) else { return false };
-        device.trim_end_matches('/') == source && Path::new(&unescape(place)) == path
+        sources.iter().any(|source| device.trim_end_matches('/') == source) && Path::new(&place) == path
     })
 }
 
@@ -149,4 +215,19 @@ fn small_files(vm: &VirtualMachine, stores: &[DatastoreConfig]) -> Vec<String> {
     let candidates = std::iter::once(vmx.to_owned())
         .chain(SMALL_FILES.iter().map(|extension| join(parent(vmx), &format!("{stem}.{extension}"))));
     candidates.filter(|path| open.open(path).is_ok()).map(|path| format!("[{datastore}] {path}")).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn shares_are_known_by_the_table_of_mounts() {
+        let table = "nas1:/vol/vms\\040a /mnt/nas\\0401 nfs ro 0 0\n[fe80::1]:/v /mnt/v6 nfs4 ro 0 0\n";
+        let here = |host: &str, exported: &str, path: &str| is_mounted(table, host, exported, Path::new(path));
+        assert!(here("nas1", "/vol/vms a", "/mnt/nas 1") && here("nas1", "/vol/vms a/", "/mnt/nas 1"));
+        assert!(here("fe80::1", "/v", "/mnt/v6"));
+        assert!(!here("nas2", "/vol/vms a", "/mnt/nas 1") && !here("nas1", "/vol/vms", "/mnt/nas 1"));
+        assert!(!here("nas1", "/vol/vms a", "/mnt/nas"));
+    }
 }

@@ -14,7 +14,7 @@ use std::sync::Arc;
 use serde::{Deserialize, Serialize};
 use vcb_vmdk::{FolderResolver, Resolver};
 
-use crate::config::{Config, DatastoreConfig};
+use crate::config::{Config, DatastoreConfig, VCenter};
 use crate::datastore::{Datastore, Datastores};
 use crate::failure::{Failure, Outcome};
 use crate::spec::Place;
@@ -36,6 +36,15 @@ pub struct MountPlan {
     pub disks: Vec<DiskPlan>,
     /// How they are read.
     pub options: ReadOptions,
+}
+
+impl MountPlan {
+    /// The server through which files are read, when that is a way of this plan.
+    #[must_use]
+    pub fn server(&self) -> Option<&VCenter> {
+        let Source::Datastores(stores) = &self.source else { return None };
+        stores.iter().find_map(|store| store.server.as_ref()).map(|store| &store.server)
+    }
 }
 
 /// Which VM it is, as far as it is known.

@@ -21,6 +21,7 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 use vcb_block::{Trouble, TroubleKind};
+use vcb_vsphere::Secret;
 
 pub use crate::config::Mode;
 use crate::front::{FrontOptions, Unreadable};
@@ -45,6 +46,23 @@ pub struct Request {
     pub at: PathBuf,
     /// How.
     pub front: FrontOptions,
+    /// The password of the server that files are read through. It goes through a pipe, and is not kept.
+    #[serde(default, skip_serializing_if = "Option::is_none", with = "secret")]
+    pub password: Option<Secret>,
+}
+
+/// The password on its way through the pipe.
+mod secret {
+    use serde::{Deserialize, Deserializer, Serialize, Serializer};
+    use vcb_vsphere::Secret;
+
+    pub fn serialize<S: Serializer>(secret: &Option<Secret>, to: S) -> Result<S::Ok, S::Error> {
+        secret.as_ref().map(Secret::expose).serialize(to)
+    }
+
+    pub fn deserialize<'de, D: Deserializer<'de>>(from: D) -> Result<Option<Secret>, D::Error> {
+        Ok(Option::<String>::deserialize(from)?.map(Secret::new))
+    }
 }
 
 /// What is shown of a VM.
@@ -92,8 +110,6 @@ pub enum Health {
     Mounted,
     /// Its process is gone, and `umount` or `cleanup` has something to do.
     Dead,
-    /// Unmounted; something is still due.
-    Ended,
 }
 
 /// What is wrong with the storage of a session.
@@ -138,7 +154,6 @@ impl From<&Trouble> for Storage {
 pub fn list(state: &StateDir) -> crate::Outcome<Vec<Session>> {
     let session = |record: Record| {
         let health = match (record.stage, record.server.is_alive()) {
-            (Stage::Ended, _) => Health::Ended,
             (_, false) => Health::Dead,
             (Stage::Starting, true) => Health::Starting,
             (Stage::Mounted, true) => Health::Mounted,

@@ -38,7 +38,8 @@ pub(super) fn absolute(at: &Path) -> Outcome<PathBuf> {
     Ok(missing.into_iter().rev().fold(sys::plain(real), |path, name| path.join(name)))
 }
 
-/// Makes `at` (absolute) ready. Gives the folders that were made, deepest first.
+/// Looks whether `at` (absolute) can be mounted on, and takes a dead mount of ours away from it. Gives the folders
+/// that are missing, deepest first; [`make`] makes them.
 pub(super) fn prepare(at: &Path, state: &StateDir) -> Outcome<Vec<PathBuf>> {
     if let Some(entry) = mounted_at(at)? {
         if !is_stale(&entry, state)? {
@@ -68,29 +69,38 @@ pub(super) fn prepare(at: &Path, state: &StateDir) -> Outcome<Vec<PathBuf>> {
         }
         Ok(meta) if meta.is_symlink() => Err(unusable(at, "it is a symbolic link")),
         Ok(_) => Err(unusable(at, "it is not a folder")),
-        Err(err) if err.kind() == io::ErrorKind::NotFound => create(wanted),
+        Err(err) if err.kind() == io::ErrorKind::NotFound => {
+            Ok(wanted.ancestors().take_while(|path| !path.exists()).map(Path::to_path_buf).collect())
+        }
         Err(err) => Err(unusable(at, "it cannot be examined").because(err)),
     }
 }
 
-fn create(at: &Path) -> Outcome<Vec<PathBuf>> {
-    let missing = at.ancestors().take_while(|path| !path.exists()).map(Path::to_path_buf);
-    let missing: Vec<PathBuf> = missing.collect();
-    for (made, path) in missing.iter().rev().enumerate() {
-        if let Err(err) = fs::create_dir(path) {
-            remove(&missing[missing.len() - made..]);
-            return Err(unusable(at, "it cannot be made").because(err));
+/// Makes the folders that [`prepare`] has found missing. Those above the mount point may be made, or removed as
+/// empty, by other sessions at the same time.
+pub(super) fn make(missing: &[PathBuf]) -> Outcome<()> {
+    let Some(at) = missing.first() else { return Ok(()) };
+    let above = at.parent().unwrap_or(at);
+    let mut attempts = 0;
+    loop {
+        match fs::create_dir_all(above).and_then(|()| fs::create_dir(at)) {
+            Err(err) if err.kind() == io::ErrorKind::NotFound && attempts < 10 => attempts += 1,
+            other => return other.map_err(|err| unusable(at, "it cannot be made").because(err)),
         }
     }
-    Ok(missing)
 }
 
 /// Removes folders that were made, as far as they are empty.
 pub(super) fn remove(created: &[PathBuf]) {
     for path in created {
-        if let Err(err) = fs::remove_dir(path) {
-            tracing::debug!(path = %path.display(), %err, "stays");
-            return;
+        match fs::remove_dir(path) {
+            // It was yet to be made.
+            Err(err) if err.kind() == io::ErrorKind::NotFound => {}
+            Err(err) => {
+                tracing::debug!(path = %path.display(), %err, "stays");
+                return;
+            }
+            Ok(()) => {}
         }
     }
 }
@@ -138,6 +148,8 @@ mod tests {
         let (dir, state) = state();
         let at = absolute(&dir.path().join("a/b/c")).unwrap();
         let created = prepare(&at, &state).unwrap();
+        assert!(!dir.path().join("a").exists());
+        make(&created).unwrap();
         assert!(at.is_dir());
         assert_eq!(created.len(), 3);
         remove(&created);

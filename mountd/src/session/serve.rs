@@ -15,6 +15,7 @@ use super::watch::{self, Watcher};
 use super::{Answer, Request, Show, Storage, mount_point, stop};
 use crate::failure::{Code, Failure, Outcome};
 use crate::front::{FrontEnd, Mounted, Report, Unmounter};
+use crate::orchestrate::{self, fault, fault::point};
 use crate::plan::MountPlan;
 use crate::sys;
 use crate::view::{FileView, FullVmView, View};
@@ -50,6 +51,7 @@ pub fn hidden(program: &Program, command: &str, open: &OpenPlan, front: &dyn Fro
 }
 
 fn serve(program: &Program, open: &OpenPlan, front: &dyn FrontEnd) -> ExitCode {
+    fault::serving();
     sys::leave_terminal();
     let stopping = Arc::new(Stopping::default());
     sys::on_stop_signal({
@@ -93,22 +95,26 @@ fn set_up(program: &Program, open: &OpenPlan, front_end: &dyn FrontEnd, stopping
     let unheard = |err| Failure::new(Code::ServerDied, "no instructions came").because(err);
     std::io::stdin().lock().take(MAX_REQUEST).read_to_end(&mut text).map_err(unheard)?;
     let request: Request = serde_json::from_slice(&text).map_err(|err| unheard(err.into()))?;
+    if let (Some(server), Some(password)) = (request.plan.server(), &request.password) {
+        orchestrate::hand_password(server, password.clone());
+    }
     let state = StateDir::usual()?;
     let lock = state.lock(&request.at)?;
     let vm = open(&request.plan)?;
     let view = view_of(&vm, &request.show)?;
     let notes = view.notes();
 
-    let known = state.records()?.into_iter().find(|record| record.id == request.id);
     let mut record = Record::new(&request.id, request.plan.vm.clone(), request.show.mode(), &request.at);
-    record.lease = known.and_then(|known| known.lease);
     record.created = mount_point::prepare(&request.at, &state)?;
     // The record is on disk before there is anything that it would have to tell of.
     let undo = |failure| {
         mount_point::remove(&record.created);
         failure
     };
+    point("before session Starting");
     state.save(&record).map_err(undo)?;
+    point("after session Starting");
+    mount_point::make(&record.created).map_err(undo)?;
     let watcher = Watcher::spawn(program);
     let mut watcher =
         watcher.map_err(|err| undo(Failure::new(Code::Failed, "cannot start the watcher").because(err)))?;
@@ -121,13 +127,18 @@ fn set_up(program: &Program, open: &OpenPlan, front_end: &dyn FrontEnd, stopping
         let code = if err.kind() == vcb_block::Kind::Denied { Code::Denied } else { Code::Fuse };
         undo(Failure::new(code, format!("cannot mount on {}", request.at.display())).because(err))
     })?;
+    point("after mounting");
     watcher.mounted(&record);
     record.stage = Stage::Mounted;
     record.device = mount_point::mounted_at(&request.at)?.map(|entry| entry.device);
+    point("before session Mounted");
     state.save(&record)?;
+    point("after session Mounted");
     stopping.mounted(record.at.clone(), mounted.unmounter());
     let server = Server { vm, mounted, report, state, record, watcher, _lock: lock };
-    if !answer(&Answer::Ready { notes }) {
+    let heard = answer(&Answer::Ready { notes });
+    point("after answering");
+    if !heard {
         // Whoever asked has given up, so nobody will unmount.
         stopping.stop();
     }
@@ -195,7 +206,7 @@ impl Server {
             Some(Err(err)) => tracing::error!(error = %err.report(), "serving ended"),
             None => tracing::warn!("ended while files were open"),
         }
-        put_away(&state, record);
+        put_away(&state, &record);
         watcher.farewell();
     }
 }
@@ -207,15 +218,11 @@ fn verify(vm: &OpenVm, report: &Report) {
     }
 }
 
-fn put_away(state: &StateDir, mut record: Record) {
+fn put_away(state: &StateDir, record: &Record) {
+    point("after unmounting");
     mount_point::remove(&record.created);
-    let done = if record.lease.is_some() {
-        record.stage = Stage::Ended;
-        state.save(&record)
-    } else {
-        state.forget(&record.id)
-    };
-    if let Err(failure) = done {
+    point("before forgetting session");
+    if let Err(failure) = state.forget(&record.id) {
         tracing::error!(?failure, "the session's files stay");
     }
 }

@@ -13,6 +13,7 @@ use super::state::StateDir;
 use super::{Answer, Health, Request, list, mount_point, stop};
 use crate::config::Preexisting;
 use crate::failure::{Code, Failure, Outcome};
+use crate::orchestrate::PASSWORD_VARIABLE;
 use crate::sys;
 use crate::view::Note;
 
@@ -78,7 +79,7 @@ pub fn start(state: &StateDir, request: &Request, preexisting: Preexisting, prog
     let failed = |what: &str| Failure::new(Code::ServerDied, format!("cannot {what} the background process"));
     let log = File::create(&log_path).map_err(|err| failed("log for").because(err))?;
     let mut command = Command::new(&program.path);
-    command.args(program.with(COMMAND)).env(super::STATE_VARIABLE, state.root());
+    command.args(program.with(COMMAND)).env(super::STATE_VARIABLE, state.root()).env_remove(PASSWORD_VARIABLE);
     command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(log);
     sys::detach(&mut command);
     let mut child = command.spawn().map_err(|err| failed("start").because(err))?;

@@ -36,8 +36,6 @@ pub enum Stage {
     Starting,
     /// The mount answers, as long as its process lives.
     Mounted,
-    /// The mount is gone; something is still due, such as releasing the lease.
-    Ended,
 }
 
 /// A session as it is kept on disk.
@@ -65,9 +63,6 @@ pub struct Record {
     /// Device number of the mount, as the table of mounts has it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub device: Option<String>,
-    /// What has to be given back after unmounting. Its form is its holder's affair.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub lease: Option<serde_json::Value>,
 }
 
 impl Record {
@@ -85,7 +80,6 @@ impl Record {
             server: Process::current(),
             started: jiff::Timestamp::now().to_string(),
             device: None,
-            lease: None,
         }
     }
 

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use serde::Serialize;
 
-use super::state::{Record, Stage, StateDir, read_unreadable};
+use super::state::{Record, StateDir, read_unreadable};
 use super::{Unreadable, mount_point};
 use crate::failure::{Code, Failure, Outcome};
 use crate::sys;
@@ -23,8 +23,6 @@ pub struct Unmounted {
     pub unreadable: Vec<Unreadable>,
     /// True when its process was dead already or had to be killed.
     pub crashed: bool,
-    /// What has to be given back now. The session's record stays until [`StateDir::forget`].
-    pub lease: Option<serde_json::Value>,
 }
 
 /// Unmounts the session `target`, which is its id or its mount point. Where nothing is mounted any more,
@@ -61,7 +59,7 @@ pub fn umount(state: &StateDir, target: &str) -> Outcome<Unmounted> {
 fn end(state: &StateDir, record: &Record) -> Outcome<Unmounted> {
     // Opened now, because a server that ends well removes it.
     let report = state.open_unreadable(&record.id);
-    let mut crashed = record.stage != Stage::Ended && !record.server.is_alive();
+    let mut crashed = !record.server.is_alive();
     if record.server.is_alive() {
         sys::signal(record.server.pid, sys::Signal::Term);
         if !wait_until(SERVER_ENDS_WITHIN, || !record.server.is_alive()) {
@@ -71,16 +69,15 @@ fn end(state: &StateDir, record: &Record) -> Outcome<Unmounted> {
             wait_until(Duration::from_secs(5), || !record.server.is_alive());
         }
     }
-    let lease = put_right(state, &record.id)?;
+    put_right(state, &record.id)?;
     let unreadable = report.map(read_unreadable).unwrap_or_default();
-    Ok(Unmounted { id: Some(record.id.clone()), unreadable, crashed, lease })
+    Ok(Unmounted { id: Some(record.id.clone()), unreadable, crashed })
 }
 
-/// Removes what the dead session `id` left: mount, folders, files. Its record stays when a lease is in it.
-pub(super) fn put_right(state: &StateDir, id: &str) -> Outcome<Option<serde_json::Value>> {
-    let Some(mut record) = state.records()?.into_iter().find(|record| record.id == id) else {
-        state.forget(id)?;
-        return Ok(None);
+/// Removes what the dead session `id` left: mount, folders, files.
+pub(super) fn put_right(state: &StateDir, id: &str) -> Outcome<()> {
+    let Some(record) = state.records()?.into_iter().find(|record| record.id == id) else {
+        return state.forget(id);
     };
     let is_mounted = || {
         let entry = mount_point::mounted_at(&record.at)?;
@@ -96,13 +93,7 @@ pub(super) fn put_right(state: &StateDir, id: &str) -> Outcome<Option<serde_json
     mount_point::remove(&record.created);
     // Taking the lock that died with its holder removes its file; a new holder keeps it.
     drop(state.lock(&record.at));
-    if record.lease.is_none() {
-        state.forget(id)?;
-    } else if record.stage != Stage::Ended {
-        record.stage = Stage::Ended;
-        state.save(&record)?;
-    }
-    Ok(record.lease)
+    state.forget(id)
 }
 
 /// Something that [`cleanup`] did or would do.
@@ -114,8 +105,6 @@ pub struct Cleaned {
     pub at: PathBuf,
     /// True when a mount was found on it.
     pub mounted: bool,
-    /// What has to be given back.
-    pub lease: Option<serde_json::Value>,
 }
 
 /// Puts right what crashed sessions left: dead mounts with our mark, folders made for them, records. Living
@@ -126,13 +115,12 @@ pub struct Cleaned {
 pub fn cleanup(state: &StateDir, dry_run: bool) -> Outcome<Vec<Cleaned>> {
     let mut cleaned = Vec::new();
     let records = state.records()?;
-    for record in records.iter().filter(|record| record.stage == Stage::Ended || !record.server.is_alive()) {
+    for record in records.iter().filter(|record| !record.server.is_alive()) {
         let mounted = mount_point::mounted_at(&record.at)?.is_some_and(|entry| entry.source == record.source());
-        let mut lease = record.lease.clone();
         if !dry_run {
-            lease = put_right(state, &record.id)?;
+            put_right(state, &record.id)?;
         }
-        cleaned.push(Cleaned { id: record.id.clone(), at: record.at.clone(), mounted, lease });
+        cleaned.push(Cleaned { id: record.id.clone(), at: record.at.clone(), mounted });
     }
     let mounts =
         sys::mounts().map_err(|err| Failure::new(Code::Fuse, "cannot read the list of mounts").because(err))?;
@@ -144,7 +132,7 @@ pub fn cleanup(state: &StateDir, dry_run: bool) -> Outcome<Vec<Cleaned>> {
         if !dry_run {
             sys::unmount(&entry.at, true).map_err(|err| cannot(&entry.at, err))?;
         }
-        cleaned.push(Cleaned { id: entry.source, at: entry.at, mounted: true, lease: None });
+        cleaned.push(Cleaned { id: entry.source, at: entry.at, mounted: true });
     }
     Ok(cleaned)
 }
