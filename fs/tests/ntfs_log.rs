@@ -1,6 +1,7 @@
 //! Volumes whose last changes are in their log only. ntfs-3g makes a volume and then changes it; a log of that
 //! difference, written by `vcb_fixtures::ntfs_log`, put into the volume of before must show the volume of after.
 
+#![cfg(unix)]
 #![allow(clippy::unwrap_used)]
 
 mod ntfs_common;

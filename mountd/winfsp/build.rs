@@ -12,4 +12,6 @@ fn main() {
         println!("cargo:rustc-link-search={dir}");
     }
     println!("cargo:rustc-link-lib=dylib=winfsp-x64");
+    // In this package's own tests the library above comes before the crate that needs it.
+    println!("cargo:rustc-link-arg=-lwinfsp-x64");
 }

@@ -46,7 +46,9 @@ exported() {
   "$here/cross.sh" wine "$windows" export --quiet "$disk" --to "$(basename "$work")-windows.raw" 2>"$work/windows.err" || windows_exit=$?
   mv "$(basename "$work")-windows.raw" "$work/windows.raw" 2>/dev/null || true
   touch "$work/linux.raw" "$work/windows.raw"
-  a=$(sha256sum <"$work/linux.raw") b=$(sha256sum <"$work/windows.raw")
+  a=$(sha256sum <"$work/linux.raw") b=$a
+  # Comparing is many times quicker than hashing, and says the same.
+  cmp -s "$work/linux.raw" "$work/windows.raw" || b=$(sha256sum <"$work/windows.raw")
   rm -f "$work/linux.raw" "$work/windows.raw"
   if [ $linux_exit = $windows_exit ] && [ "$a" = "$b" ] && { [ -z "$want" ] || [ "${a%% *}" = "$want" ]; }; then
     same=$((same + 1))
@@ -58,11 +60,17 @@ exported() {
   fi
 }
 
+# Disks that are larger are exported in the long tier only.
+largest=$((1 << 30))
+[ "${VCB_TORTURE:-}" != 1 ] || largest=$((1 << 62))
+
 # Everything that a disk can be asked without a mount.
 disk() {
   both info --json "$1"
   both check --json "$1"
-  exported "$1"
+  local size
+  size=$("$linux" info --json "$1" 2>/dev/null | grep -o '"size":[0-9]*' | cut -d: -f2 | sort -n | tail -1) || true
+  if [ "${size:-0}" -le "$largest" ]; then exported "$1"; else echo "not exported: $1, $size bytes"; fi
   local volume
   for volume in $("$linux" info --json "$1" 2>/dev/null | grep -o '"volume":[0-9]*' | cut -d: -f2); do
     both ls -R --json "$1" "$volume:/"

@@ -58,8 +58,7 @@ impl Block for FaultBlock {
         let number = self.count.fetch_add(1, SeqCst) + 1;
         let hit = self.at != 0 && (number == self.at || (self.fault == Fault::EioForever && number > self.at));
         if hit && self.fault != Fault::FlipBit {
-            // 5 is EIO wherever there is an EIO.
-            return Err(Error::io("fault", std::io::Error::from_raw_os_error(5)).at(offset));
+            return Err(Error::io("fault", std::io::Error::from_raw_os_error(crate::sys::DEVICE_FAILED)).at(offset));
         }
         self.inner.read_at(buf, offset)?;
         if hit && let Some(byte) = buf.first_mut() {

@@ -9,9 +9,11 @@ mod unix;
 mod windows;
 
 #[cfg(unix)]
-pub(crate) use unix::{is_transient, length, open_direct, open_read, read_once, read_vectored_exact_at};
+pub(crate) use unix::{DEVICE_FAILED, is_transient, length, open_direct, open_read, read_once, read_vectored_exact_at};
 #[cfg(windows)]
-pub(crate) use windows::{is_transient, length, open_direct, open_read, read_once, read_vectored_exact_at};
+pub(crate) use windows::{
+    DEVICE_FAILED, is_transient, length, open_direct, open_read, read_once, read_vectored_exact_at,
+};
 
 /// Fills `buf` from `offset` or fails; the end of the file is `UnexpectedEof`.
 pub(crate) fn read_exact_at(file: &File, buf: &mut [u8], offset: u64) -> io::Result<()> {

@@ -10,6 +10,9 @@ use nix::libc;
 /// Alignment of direct reads: the largest logical sector in use, so that it is right for every device.
 const DIRECT_ALIGN: usize = 4096;
 
+/// The system's code for a failed read of a device.
+pub(crate) const DEVICE_FAILED: i32 = libc::EIO;
+
 pub(crate) fn open_read(path: &Path) -> io::Result<File> {
     // O_NONBLOCK keeps a FIFO put in a file's place from blocking the open; regular files ignore it.
     let file = OpenOptions::new().read(true).custom_flags(libc::O_NONBLOCK | libc::O_CLOEXEC).open(path)?;

@@ -18,6 +18,9 @@ const SHARE_ALL: u32 = 7;
 /// Alignment of unbuffered reads: the largest logical sector in use.
 const DIRECT_ALIGN: usize = 4096;
 
+/// The system's code for a failed read of a device: `ERROR_IO_DEVICE`.
+pub(crate) const DEVICE_FAILED: i32 = 1117;
+
 pub(crate) fn open_read(path: &Path) -> io::Result<File> {
     let opened = OpenOptions::new().read(true).share_mode(SHARE_ALL).open(path);
     match opened {

@@ -7,6 +7,7 @@ use std::process::ExitStatus;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
+use vcb_mountd::config::Config;
 use vcb_mountd::front::FrontEnd;
 use vcb_mountd::{Outcome, host};
 use vcb_winfsp::{WinFspFrontEnd, load, names};
@@ -69,8 +70,11 @@ pub fn exit_code(status: ExitStatus) -> i32 {
 
 /// Where a service's log goes, unless the configuration says it.
 pub fn service_log() -> Option<PathBuf> {
-    let folder = std::env::var_os("ProgramData").map(PathBuf::from).filter(|path| path.is_absolute())?;
-    Some(folder.join("vcbmount").join("service.log"))
+    // Beside the configuration that all users share.
+    let config = Config::files(None).into_iter().next()?;
+    let folder = config.parent()?;
+    std::fs::create_dir_all(folder).ok()?;
+    Some(folder.join("service.log"))
 }
 
 /// Whether this host can mount.

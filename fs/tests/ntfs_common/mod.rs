@@ -2,8 +2,11 @@
 
 #![allow(dead_code, clippy::unwrap_used)]
 
+#[cfg(unix)]
 pub mod fill;
+#[cfg(unix)]
 pub mod made;
+#[cfg(unix)]
 pub mod peers;
 
 use std::fs::File;

@@ -105,6 +105,8 @@ pub fn start(state: &StateDir, request: &Request, preexisting: Preexisting, prog
         Err(failure) => {
             end(&mut child);
             stop::put_right(state, &request.id)?;
+            // It may have died before there was a record, and after it had taken the mount point.
+            drop(state.lock(&request.at));
             Err(failure)
         }
     }

@@ -351,6 +351,12 @@ pub(crate) fn sync_folder(folder: &Path) -> io::Result<()> {
     fs::File::open(folder)?.sync_all()
 }
 
+/// Makes a symbolic link for a test; false where the account may not.
+#[cfg(test)]
+pub(crate) fn symlink(target: &Path, link: &Path) -> bool {
+    std::os::unix::fs::symlink(target, link).is_ok()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -8,14 +8,14 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use lru::LruCache;
 use vcb_block::{BlockRef, Error, Kind, plan};
-use vcb_fs::{Attr, FileType};
+use vcb_fs::{Attr, FileType, NameBuf};
 use vcb_mountd::front::Report;
 use vcb_mountd::view::{NodeId, View};
 
 use crate::names::{from_windows, to_windows};
 use crate::security::is_sound;
 use crate::status::{Status, status_of, status_of_lookup};
-use crate::twins::Twins;
+use crate::twins::{Twins, fold};
 
 const BACKSLASH: u16 = b'\\' as u16;
 const COLON: u16 = b':' as u16;
@@ -127,19 +127,21 @@ impl Tree {
             };
             return Ok(Handle { node, info: info_of(node, &attr), content });
         };
-        for name in from_windows(stream) {
-            match self.view.open_stream(node, &name) {
-                Ok(block) => {
-                    let mut info = info_of(node, &attr);
-                    info.attributes = not_a_folder(info.attributes);
-                    (info.size, info.allocated) = (block.len(), block.len().next_multiple_of(ALLOCATION));
-                    return Ok(Handle { node, info, content: Ok(block) });
-                }
-                Err(err) if err.kind() == Kind::NotFound => {}
-                Err(err) => return Err(self.failed(node, &err)),
-            }
-        }
-        Err(Status::NAME_NOT_FOUND)
+        let name = self.stream_called(node, stream)?;
+        let block = self.view.open_stream(node, &name).map_err(|err| self.failed(node, &err))?;
+        let mut info = info_of(node, &attr);
+        info.attributes = not_a_folder(info.attributes);
+        (info.size, info.allocated) = (block.len(), block.len().next_multiple_of(ALLOCATION));
+        Ok(Handle { node, info, content: Ok(block) })
+    }
+
+    /// The stream that is shown as `wanted`, in that case or else in any.
+    fn stream_called(&self, node: NodeId, wanted: &[u16]) -> Result<NameBuf, Status> {
+        let streams = self.view.streams(node).map_err(|err| self.failed(node, &err))?;
+        let find = |same: &dyn Fn(&[u16]) -> bool| streams.iter().position(|stream| same(&to_windows(&stream.name)));
+        let folded = fold(wanted);
+        let found = find(&|shown| shown == wanted).or_else(|| find(&|shown| fold(shown) == folded));
+        found.map(|index| streams[index].name.clone()).ok_or(Status::NAME_NOT_FOUND)
     }
 
     /// What is at `path`, without opening its content.

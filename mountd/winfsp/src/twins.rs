@@ -74,7 +74,8 @@ impl Twins {
 
 /// A name as Windows compares it. It folds at least what Windows' own table does: of later Unicode's letters
 /// more, which at worst numbers a name that need not have been.
-fn fold(shown: &[u16]) -> Vec<u16> {
+#[must_use]
+pub fn fold(shown: &[u16]) -> Vec<u16> {
     let upper = |unit: u16| {
         let Some(c) = char::from_u32(u32::from(unit)) else { return unit };
         let mut upper = c.to_uppercase();

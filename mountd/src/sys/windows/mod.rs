@@ -274,6 +274,12 @@ unsafe fn text_at(text: *const u16) -> String {
     OsString::from_wide(units).to_string_lossy().into_owned()
 }
 
+/// Makes a symbolic link for a test; false where the account may not.
+#[cfg(test)]
+pub(crate) fn symlink(target: &Path, link: &Path) -> bool {
+    std::os::windows::fs::symlink_file(target, link).is_ok()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
