@@ -33,7 +33,7 @@ use_toolchain() {
 
 install_packages() {
   local missing=() package
-  for package in gcc-mingw-w64-x86-64-win32 binutils-mingw-w64-x86-64 wine64 wine; do
+  for package in gcc-mingw-w64-x86-64-win32 binutils-mingw-w64-x86-64 wine64 wine zip unzip xz-utils; do
     dpkg -s "$package" >/dev/null 2>&1 || missing+=("$package")
   done
   [ ${#missing[@]} -eq 0 ] && return
