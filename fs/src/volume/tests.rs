@@ -272,6 +272,9 @@ fn contents_are_named_by_their_magic() {
 #[test]
 fn a_windows_disk_with_two_volumes() {
     let Some(path) = vcb_fixtures::corpus("ntfs/vss_3_volstor.tar.gz") else { return };
+    if !need_tool("tar") {
+        return;
+    }
     let dir = tempfile::tempdir().unwrap();
     let status = Command::new("tar").arg("xzSf").arg(path).arg("-C").arg(dir.path()).status().unwrap();
     assert!(status.success());
