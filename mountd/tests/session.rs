@@ -162,6 +162,7 @@ fn request(name: &str, at: &Path) -> Request {
         show: Show::File(FileOptions::default()),
         at: at.to_owned(),
         front: FrontOptions::default(),
+        password: None,
     }
 }
 
