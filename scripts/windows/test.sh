@@ -61,9 +61,10 @@ exits() {
   [ $code = "$want" ] && { [ -z "$text" ] || grep -qF -- "$text" "$work/said"; }
 }
 
+# For this target clippy takes thread locals that are const for such that could be.
 lint() {
-  "$cross" clippy -q --all-targets "${readers[@]}" -p vcb-winfsp -- -D warnings &&
-    "$cross" clippy -q --lib --bins --test session -p vcb-mountd -p vcbmount -- -D warnings
+  "$cross" clippy -q --all-targets "${readers[@]}" -p vcb-winfsp -- -D warnings -A clippy::missing_const_for_thread_local &&
+    "$cross" clippy -q --lib --bins --test session -p vcb-mountd -p vcbmount -- -D warnings -A clippy::missing_const_for_thread_local
 }
 
 step_lint() { expect "clippy for Windows" lint; }
