@@ -69,6 +69,18 @@ impl Client {
 
     /// Some properties of every object of a kind below the root folder.
     pub(crate) fn inventory(&self, kind: &str, paths: &[&str]) -> Result<Vec<Object>> {
+        let seen = self.login_number();
+        match self.inventory_once(kind, paths) {
+            // Views and pages end with their session: in the new one all is asked for again.
+            Err(err) if self.login_number() != seen => {
+                tracing::info!(%err, "the session ended while the inventory was read, reading it again");
+                self.inventory_once(kind, paths)
+            }
+            other => other,
+        }
+    }
+
+    fn inventory_once(&self, kind: &str, paths: &[&str]) -> Result<Vec<Object>> {
         let missing = |what: &str| Error::NotFound(format!("the {what}"));
         let manager = self.content("viewManager").ok_or_else(|| missing("view manager"))?;
         let root = self.content("rootFolder").ok_or_else(|| missing("root folder"))?;

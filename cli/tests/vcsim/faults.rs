@@ -178,9 +178,10 @@ fn vcsim_whatever_request_of_a_run_fails_nothing_stays_behind() {
         (json!({"kind": "expire"}), &[0, 1]),
         (json!({"kind": "cut-body"}), &[0, 1]),
         (json!({"kind": "slow-body", "millis": 100}), &[0]),
-        (json!({"kind": "garbage"}), &[0, 1, 10]),
-        (json!({"kind": "fault", "fault": "HostCommunication"}), &[0, 1, 10]),
-        (json!({"kind": "fault", "fault": "NoPermission"}), &[0, 1, 10, 12]),
+        // Of a read: the volume is named as unreadable, and the rest is done.
+        (json!({"kind": "garbage"}), &[0, 1, 3, 10]),
+        (json!({"kind": "fault", "fault": "HostCommunication"}), &[0, 1, 3, 10]),
+        (json!({"kind": "fault", "fault": "NoPermission"}), &[0, 1, 3, 10, 12]),
         (json!({"kind": "task-fail", "fault": "FileLocked"}), &[0, 1, 10, 11]),
     ];
     let (mut succeeded, mut failed) = (0, 0);
