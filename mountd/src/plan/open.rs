@@ -159,7 +159,7 @@ pub(crate) fn open_volumes(disk: &BlockRef, count: &mut u32, options: &ReadOptio
 ///
 /// # Errors
 /// Why there is none to be had; [`Kind::NotFound`] for a volume whose absence takes nothing of the guest's own
-/// files along (docs/decisions/0505-volumes-that-are-not-missed.md).
+/// files along (docs/decisions/0506-volumes-that-are-not-missed.md).
 pub fn open_filesystem(volume: &Volume, options: &ReadOptions) -> vcb_block::Result<Arc<dyn Filesystem>> {
     if volume.content == Content::Ntfs {
         let (metafiles, replay) = (options.metafiles, options.replay);
