@@ -182,7 +182,7 @@ fn vcsim_whatever_request_of_a_run_fails_nothing_stays_behind() {
         (json!({"kind": "garbage"}), &[0, 1, 3, 10]),
         (json!({"kind": "fault", "fault": "HostCommunication"}), &[0, 1, 3, 10]),
         (json!({"kind": "fault", "fault": "NoPermission"}), &[0, 1, 3, 10, 12]),
-        (json!({"kind": "task-fail", "fault": "FileLocked"}), &[0, 1, 10, 11]),
+        (json!({"kind": "task-fail", "fault": "FileLocked"}), &[0, 1, 3, 10, 11]),
     ];
     let (mut succeeded, mut failed) = (0, 0);
     for number in 0..requests {
