@@ -305,6 +305,9 @@ fn vcsim_lost_answers_are_asked_for_again_only_where_that_is_safe() {
     sim.reset();
     sim.fault(&json!({"method": "*", "kind": "garbage"}));
     assert!(matches!(client.vm(&vm), Err(Error::Protocol { .. })));
+    // An answer of the right form that does not hold the VM does not mean that there is none.
+    once(&sim, "RetrievePropertiesEx", json!({"kind": "task-fail"}));
+    assert!(matches!(client.vm(&vm), Err(Error::Protocol { .. })));
     sim.reset();
     let hasty = Settings {
         limit: Duration::from_millis(400),

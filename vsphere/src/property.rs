@@ -64,7 +64,8 @@ impl Client {
         objects
             .into_iter()
             .find(|found| found.object.value == object.value)
-            .ok_or_else(|| Error::NotFound(object.to_string()))
+            // A server says ManagedObjectNotFound when it is gone. Without that nothing may take it for gone.
+            .ok_or_else(|| Error::protocol("RetrievePropertiesEx", format!("the answer says nothing about {object}")))
     }
 
     /// Some properties of every object of a kind below the root folder.
