@@ -178,7 +178,7 @@ impl<S: Source> Shared<S> {
             let made = catch_unwind(AssertUnwindSafe(|| self.source.make(job))).ok().flatten();
             state = self.lock();
             match made {
-                // A slot that is gone meanwhile is not wanted any more.
+                // Running slots are removed by nobody else, unless all is closed.
                 Some(bytes) if !state.closed => state.slots.insert(at, Slot::Ready(bytes)),
                 _ => state.slots.remove(&at),
             };
