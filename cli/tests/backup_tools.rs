@@ -12,10 +12,10 @@ use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::{Path, PathBuf};
 use std::process::Command;
-use std::time::{Duration, Instant, UNIX_EPOCH};
+use std::time::{Duration, UNIX_EPOCH};
 
 use support::{Guard, World, can_mount, mount, run};
-use vcb_fixtures::{need_tool, skip};
+use vcb_fixtures::{Ntfs3g, need_tool, skip};
 
 const MIB: u64 = 1 << 20;
 const VOLUME: u64 = 64 * MIB;
@@ -39,34 +39,9 @@ fn vm(world: &World) -> Tree {
             + &extent
             + "ddb.adapterType = \"lsilogic\"\n",
     );
-    fill(&Judge::mount(world, "rw").0);
-    Tree::of(&Judge::mount(world, "ro").0)
-}
-
-/// The volume as ntfs-3g has it, unmounted at the end, however that comes.
-struct Judge(PathBuf);
-
-impl Judge {
-    fn mount(world: &World, access: &str) -> Judge {
-        let at = world.path("judge");
-        fs::create_dir_all(&at).unwrap();
-        run("ntfs-3g", &["-o", access, "web/web-flat.vmdk", at.to_str().unwrap()], world.dir.path());
-        Judge(at)
-    }
-}
-
-impl Drop for Judge {
-    fn drop(&mut self) {
-        // Busy for a moment when another test's child still has, between fork and exec, a file of ours.
-        let limit = Instant::now() + Duration::from_secs(10);
-        while !Command::new("umount").arg(&self.0).output().is_ok_and(|output| output.status.success()) {
-            assert!(std::thread::panicking() || Instant::now() < limit, "cannot unmount ntfs-3g");
-            if Instant::now() >= limit {
-                break;
-            }
-            std::thread::sleep(Duration::from_millis(50));
-        }
-    }
+    let judge = |access| Ntfs3g::mount(Path::new(flat), &world.path("judge"), access).expect("ntfs-3g mounts");
+    fill(judge("rw").at());
+    Tree::of(judge("ro").at())
 }
 
 fn fill(root: &Path) {

@@ -11,7 +11,7 @@ use std::process::Command;
 use std::time::{Duration, Instant};
 
 use support::{World, can_mount, mount, run};
-use vcb_fixtures::{corpus, need_tool};
+use vcb_fixtures::{Ntfs3g, corpus, need_tool};
 
 fn is_mounted(path: &Path) -> bool {
     fs::read_to_string("/proc/mounts").unwrap().contains(&format!(" {} ", path.display()))
@@ -53,11 +53,9 @@ fn one_disk_in_every_format_gives_one_tree_and_it_is_what_ntfs_3g_shows() {
     let volume = world.path("volume");
     let bytes = fs::read(&flat).unwrap();
     fs::write(&volume, &bytes[0x10000..]).unwrap();
-    let judge = world.path("judge");
-    fs::create_dir(&judge).unwrap();
-    run("ntfs-3g", &["-o", "ro", volume.to_str().unwrap(), judge.to_str().unwrap()], world.dir.path());
-    let expected = tree(&judge);
-    run("umount", &[judge.to_str().unwrap()], world.dir.path());
+    let Some(judge) = Ntfs3g::mount(&volume, &world.path("judge"), "ro") else { return };
+    let expected = tree(judge.at());
+    drop(judge);
     assert!(expected.contains("partition_type.rs"));
     for format in formats {
         let disk = format!("disks/{format}.vmdk");

@@ -10,12 +10,11 @@ use std::fs::{self, File};
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
-use std::time::{Duration, Instant};
 
 use serde_json::Value;
 use support::{World, can_mount, mount, run};
-use vcb_fixtures::need_tool;
 use vcb_fixtures::ntfs_log::{LogWriter, Tables};
+use vcb_fixtures::{Ntfs3g, need_tool};
 
 const MIB: u64 = 1 << 20;
 
@@ -25,23 +24,14 @@ fn volume(world: &World, fill: impl FnOnce(&Path)) -> Option<PathBuf> {
 }
 
 fn volume_of(world: &World, len: u64, fill: impl FnOnce(&Path)) -> Option<PathBuf> {
-    if !can_mount() || !["mkntfs", "ntfs-3g", "setfattr", "umount"].into_iter().all(need_tool) {
+    if !can_mount() || !["mkntfs", "setfattr"].into_iter().all(need_tool) {
         return None;
     }
     let image = world.write("ntfs.img", "");
     File::options().write(true).open(&image).unwrap().set_len(len).unwrap();
     let dir = world.dir.path();
     run("mkntfs", &["-q", "-F", "-c", "4096", "-p", "0", "-H", "255", "-S", "63", "-s", "512", "ntfs.img"], dir);
-    let at = world.path("filled");
-    fs::create_dir(&at).unwrap();
-    run("ntfs-3g", &["-o", "streams_interface=windows", "ntfs.img", "filled"], dir);
-    fill(&at);
-    // Busy for a moment when another test's child still has a file of ours between fork and exec.
-    let limit = Instant::now() + Duration::from_secs(10);
-    while !Command::new("umount").arg(&at).output().unwrap().status.success() {
-        assert!(Instant::now() < limit, "cannot unmount ntfs-3g");
-        std::thread::sleep(Duration::from_millis(50));
-    }
+    fill(Ntfs3g::mount(&image, &world.path("filled"), "streams_interface=windows")?.at());
     Some(image)
 }
 
@@ -305,9 +295,9 @@ fn a_folder_of_fifty_thousand_files_has_the_attributes_that_ntfs_3g_shows() {
         let guard = mount(&world, &["--vm", "disk.vmdk"], "at");
         run("python3", &["-c", list], &guard.1.join("digits/1"))
     };
-    run("ntfs-3g", &["-o", "ro", "ntfs.img", "filled"], world.dir.path());
-    let theirs = run("python3", &["-c", list], &world.path("filled"));
-    run("umount", &["filled"], world.dir.path());
+    let Some(judge) = Ntfs3g::mount(&world.path("ntfs.img"), &world.path("filled"), "ro") else { return };
+    let theirs = run("python3", &["-c", list], judge.at());
+    drop(judge);
     assert_eq!(ours.lines().count(), 50_500);
     for (ours, theirs) in ours.lines().zip(theirs.lines()) {
         assert_eq!(ours, theirs);

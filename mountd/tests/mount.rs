@@ -4,6 +4,7 @@
 
 #![allow(clippy::unwrap_used)]
 
+mod place;
 #[path = "../src/view/testing.rs"]
 #[allow(dead_code)]
 mod testing;
@@ -21,14 +22,14 @@ use std::time::{Duration, Instant};
 
 use vcb_block::{BlockRef, Concat, FileSource, MemBlock, ZeroBlock};
 use vcb_mountd::config::Preexisting;
-use vcb_mountd::front::FrontOptions;
 use vcb_mountd::front::fuse::FuseFrontEnd;
-use vcb_mountd::plan::{DiskPlan, MountPlan, ReadOptions, Source, VmIdentity};
-use vcb_mountd::session::{self, Health, Program, Request, Show, Started, StateDir};
-use vcb_mountd::view::{FileOptions, FullVmOptions};
+use vcb_mountd::plan::{DiskPlan, MountPlan};
+use vcb_mountd::session::{self, Health, Program, Show, Started, StateDir};
+use vcb_mountd::view::FullVmOptions;
 use vcb_mountd::vm::OpenVm;
 use vcb_mountd::{Code, Outcome, vm};
 
+use place::{Place, request};
 use testing::{FakeFs, vm_of};
 
 const MANY: usize = 50_000;
@@ -63,15 +64,7 @@ fn main() -> ExitCode {
         ("a_flat_image_is_the_host_file_with_and_without_passthrough", flat),
         ("a_user_who_is_not_root_mounts_and_unmounts", unprivileged),
     ];
-    let wanted = args.iter().find(|arg| !arg.starts_with('-'));
-    let mut failed = 0;
-    for (name, test) in tests.into_iter().filter(|(name, _)| wanted.is_none_or(|wanted| name.contains(wanted))) {
-        let started = Instant::now();
-        let passed = std::panic::catch_unwind(test).is_ok();
-        println!("test {name} ... {} ({:?})", if passed { "ok" } else { "FAILED" }, started.elapsed());
-        failed += u8::from(!passed);
-    }
-    ExitCode::from(failed)
+    place::run(&args, &tests)
 }
 
 fn pattern(len: usize, seed: usize) -> Vec<u8> {
@@ -116,25 +109,9 @@ fn open(plan: &MountPlan) -> Outcome<OpenVm> {
     Ok(vm_of(vec![Ok(fs.arc()), Err(vcb_block::Error::unsupported("volume", "BitLocker"))]))
 }
 
-/// A state folder and a mount point that is not there yet.
-struct Place {
-    dir: tempfile::TempDir,
-    state: StateDir,
-}
-
 impl Place {
-    fn new() -> Place {
-        let dir = tempfile::tempdir().unwrap();
-        let state = StateDir::at(dir.path().join("state")).unwrap();
-        Place { dir, state }
-    }
-
-    fn at(&self) -> PathBuf {
-        self.dir.path().join("mnt/vm")
-    }
-
     fn mount(&self, name: &str) -> Started {
-        session::start(&self.state, &request(name, &self.at()), Preexisting::Fail, &program()).unwrap()
+        self.start(name).unwrap()
     }
 
     fn volume(&self) -> PathBuf {
@@ -146,45 +123,10 @@ impl Place {
         self.clean();
         unmounted
     }
-
-    /// Nothing is left: no mount, no folder, no record, no lock.
-    fn clean(&self) {
-        assert!(!self.dir.path().join("mnt").exists(), "the mount point stays");
-        let mounts = fs::read_to_string("/proc/self/mountinfo").unwrap();
-        assert!(!mounts.contains(self.dir.path().to_str().unwrap()), "a mount stays");
-        for folder in ["sessions", "locks"] {
-            let left: Vec<_> = fs::read_dir(self.state.root().join(folder)).unwrap().collect();
-            assert!(left.is_empty(), "{folder} has {left:?}");
-        }
-    }
-}
-
-impl Drop for Place {
-    fn drop(&mut self) {
-        // After a failed assertion, too.
-        let _ = session::umount(&self.state, self.at().to_str().unwrap());
-    }
 }
 
 fn program() -> Program {
     Program::current(Vec::new()).unwrap()
-}
-
-fn request(name: &str, at: &Path) -> Request {
-    Request {
-        id: session::new_id(),
-        plan: MountPlan {
-            vm: VmIdentity { name: name.to_owned(), ..VmIdentity::default() },
-            source: Source::Folder(PathBuf::from("/")),
-            files: Vec::new(),
-            disks: Vec::new(),
-            options: ReadOptions::default(),
-        },
-        show: Show::File(FileOptions::default()),
-        at: at.to_owned(),
-        front: FrontOptions::default(),
-        password: None,
-    }
 }
 
 fn many_files() {

@@ -5,6 +5,8 @@
 
 #![allow(clippy::unwrap_used)]
 
+mod place;
+
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode};
@@ -14,11 +16,13 @@ use std::time::{Duration, Instant};
 
 use vcb_mountd::config::Preexisting;
 use vcb_mountd::front::{FrontEnd, FrontOptions, Mounted, Report, Unmounter};
-use vcb_mountd::plan::{MountPlan, ReadOptions, Source, VmIdentity};
-use vcb_mountd::session::{self, Health, Program, Request, Show, StateDir};
-use vcb_mountd::view::{FileOptions, View};
+use vcb_mountd::plan::MountPlan;
+use vcb_mountd::session::{self, Health, Program, StateDir};
+use vcb_mountd::view::View;
 use vcb_mountd::vm::OpenVm;
 use vcb_mountd::{Code, Failure, Outcome};
+
+use place::{Place, request};
 
 /// Serves until it is told to end. While there is a file `busy` beside the mount point, files are open.
 struct Fake;
@@ -93,76 +97,12 @@ fn main() -> ExitCode {
         ("the_output_of_who_mounts_ends_while_the_mount_lives", output_ends),
         ("open_files_hold_the_end_up_and_do_not_stop_it", busy),
     ];
-    let wanted = args.iter().find(|arg| !arg.starts_with('-'));
-    let mut failed = 0;
-    for (name, test) in tests.into_iter().filter(|(name, _)| wanted.is_none_or(|wanted| name.contains(wanted))) {
-        let started = Instant::now();
-        let passed = std::panic::catch_unwind(test).is_ok();
-        println!("test {name} ... {} ({:?})", if passed { "ok" } else { "FAILED" }, started.elapsed());
-        failed += u8::from(!passed);
-    }
-    println!(
-        "test result: {}. {} passed; {failed} failed",
-        if failed == 0 { "ok" } else { "FAILED" },
-        tests.len() - usize::from(failed)
-    );
-    ExitCode::from(failed)
-}
-
-struct Place {
-    dir: tempfile::TempDir,
-    state: StateDir,
+    place::run(&args, &tests)
 }
 
 impl Place {
-    fn new() -> Place {
-        let dir = tempfile::tempdir().unwrap();
-        let state = StateDir::at(dir.path().join("state")).unwrap();
-        Place { dir, state }
-    }
-
-    fn at(&self) -> PathBuf {
-        self.dir.path().join("mnt").join("vm")
-    }
-
-    fn start(&self, name: &str) -> Outcome<session::Started> {
-        let program = Program::current(Vec::new()).unwrap();
-        session::start(&self.state, &request(name, &self.at()), Preexisting::Fail, &program)
-    }
-
     fn health(&self) -> Vec<Health> {
         session::list(&self.state).unwrap().iter().map(|session| session.health).collect()
-    }
-
-    fn clean(&self) {
-        assert!(!self.dir.path().join("mnt").exists(), "the mount point stays");
-        for folder in ["sessions", "locks"] {
-            let left: Vec<_> = fs::read_dir(self.state.root().join(folder)).unwrap().collect();
-            assert!(left.is_empty(), "{folder} has {left:?}");
-        }
-    }
-}
-
-impl Drop for Place {
-    fn drop(&mut self) {
-        let _ = session::umount(&self.state, self.at().to_str().unwrap());
-    }
-}
-
-fn request(name: &str, at: &Path) -> Request {
-    Request {
-        id: session::new_id(),
-        plan: MountPlan {
-            vm: VmIdentity { name: name.to_owned(), ..VmIdentity::default() },
-            source: Source::Folder(PathBuf::from("/")),
-            files: Vec::new(),
-            disks: Vec::new(),
-            options: ReadOptions::default(),
-        },
-        show: Show::File(FileOptions::default()),
-        at: at.to_owned(),
-        front: FrontOptions::default(),
-        password: None,
     }
 }
 

@@ -72,7 +72,7 @@ fn vcsim_a_share_is_found_by_its_server_and_path() {
     struct Unmount<'a>(&'a Path);
     impl Drop for Unmount<'_> {
         fn drop(&mut self) {
-            let _ = Command::new("umount").arg(self.0).status();
+            let _ = vcb_fixtures::unmount(self.0);
         }
     }
     let unmount = Unmount(&at);

@@ -1,13 +1,12 @@
 //! Volumes made by mkfs.ntfs and filled through ntfs-3g.
 
 use std::fs;
-use std::os::unix::fs::MetadataExt;
 use std::path::Path;
-use std::process::{Child, Command, Stdio};
+use std::process::{Command, Stdio};
 use std::sync::Arc;
-use std::time::{Duration, Instant};
 
 use vcb_block::{BlockRef, FileSource};
+use vcb_fixtures::Ntfs3g;
 
 /// Where scripts are that make volumes.
 pub const SCRIPTS: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../fixtures/ntfs");
@@ -28,11 +27,7 @@ impl Made {
     /// Formats a volume and lets `fill` write to it; `None` (with the reason printed) where that is not
     /// possible. Streams are written as `file:stream`.
     pub fn new(recipe: &Recipe, fill: impl FnOnce(&Path)) -> Option<Self> {
-        if !["mkfs.ntfs", "ntfs-3g", "umount", "setfattr", "getfattr"].into_iter().all(vcb_fixtures::need_tool) {
-            return None;
-        }
-        if !Path::new("/dev/fuse").exists() {
-            vcb_fixtures::skip("no /dev/fuse");
+        if !["mkfs.ntfs", "setfattr", "getfattr"].into_iter().all(vcb_fixtures::need_tool) {
             return None;
         }
         let folder = tempfile::tempdir().unwrap();
@@ -46,9 +41,7 @@ impl Made {
             .status();
         assert!(formatted.unwrap().success());
         let made = Made { folder };
-        let mount = Mount::new(&image, &made.folder.path().join("mount"))?;
-        fill(&mount.path);
-        drop(mount);
+        made.again(fill)?;
         Some(made)
     }
 
@@ -64,15 +57,15 @@ impl Made {
         command.arg(format!("{SCRIPTS}/{script}")).arg(folder.path().join("image")).arg(mount).stdout(Stdio::null());
         command.env("CLUSTER", cluster.to_string()).env("SMALL", if small { "1" } else { "" });
         assert!(command.status().unwrap().success(), "{script}");
+        fs::remove_dir(folder.path().join("mount")).unwrap();
         Some(Made { folder })
     }
 
-    /// Mounts it again and lets `fill` change it.
+    /// Mounts it and lets `fill` change it.
     pub fn again(&self, fill: impl FnOnce(&Path)) -> Option<()> {
-        let path = self.folder.path().join("mount");
-        fs::remove_dir(&path).unwrap();
-        let mount = Mount::new(&self.folder.path().join("image"), &path)?;
-        fill(&mount.path);
+        let at = self.folder.path().join("mount");
+        let mount = Ntfs3g::mount(&self.image(), &at, "compression,big_writes,streams_interface=windows")?;
+        fill(mount.at());
         Some(())
     }
 
@@ -88,41 +81,6 @@ impl Made {
     /// The whole volume.
     pub fn bytes(&self) -> Vec<u8> {
         fs::read(self.folder.path().join("image")).unwrap()
-    }
-}
-
-struct Mount {
-    path: std::path::PathBuf,
-    server: Child,
-}
-
-impl Mount {
-    fn new(image: &Path, path: &Path) -> Option<Self> {
-        fs::create_dir(path).unwrap();
-        let before = fs::metadata(path).unwrap().dev();
-        let mut server = Command::new("ntfs-3g")
-            .args(["-o", "no_detach,compression,big_writes,streams_interface=windows"])
-            .args([image, path])
-            .stderr(Stdio::null())
-            .spawn()
-            .unwrap();
-        let started = Instant::now();
-        while fs::metadata(path).unwrap().dev() == before {
-            if server.try_wait().unwrap().is_some() || started.elapsed() > Duration::from_secs(30) {
-                let _ = server.kill();
-                vcb_fixtures::skip("ntfs-3g cannot mount here");
-                return None;
-            }
-            std::thread::sleep(Duration::from_millis(20));
-        }
-        Some(Mount { path: path.to_owned(), server })
-    }
-}
-
-impl Drop for Mount {
-    fn drop(&mut self) {
-        let _ = Command::new("umount").arg(&self.path).status();
-        let _ = self.server.wait();
     }
 }
 

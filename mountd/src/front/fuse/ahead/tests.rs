@@ -72,14 +72,13 @@ impl Live {
         }
     }
 
-    /// Unmounts and waits for the end of serving.
+    /// Unmounts and waits for the end of serving; returns how long it took to end.
     fn end(&mut self) -> Duration {
-        let started = Instant::now();
-        if let Some(serving) = self.serving.take() {
-            sys::unmount(self.dir.path(), false).unwrap();
-            serving.join().unwrap();
-        }
-        started.elapsed()
+        let serving = self.serving.take().unwrap();
+        vcb_fixtures::unmount(self.dir.path()).unwrap();
+        let unmounted = Instant::now();
+        serving.join().unwrap();
+        unmounted.elapsed()
     }
 }
 
