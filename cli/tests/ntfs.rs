@@ -71,6 +71,47 @@ fn fill(root: &Path) {
     }
 }
 
+/// A name as volumes have it.
+fn utf16(name: &str) -> Vec<u8> {
+    name.encode_utf16().flat_map(u16::to_le_bytes).collect()
+}
+
+/// Changes the record of the file called `name`.
+fn edit_record(image: &Path, name: &str, edit: impl FnOnce(&mut [u8])) {
+    let (mut bytes, name) = (fs::read(image).unwrap(), utf16(name));
+    let mut records = bytes.chunks_exact_mut(1024).filter(|record| record.starts_with(b"FILE"));
+    // Not its folder, whose index has the name as well and is longer.
+    edit(records.rfind(|record| record.windows(name.len()).any(|window| window == name)).unwrap());
+    fs::write(image, bytes).unwrap();
+}
+
+/// Where attribute `kind` of a record begins.
+fn attribute(record: &[u8], kind: u8) -> usize {
+    let mut at = usize::from(record[0x14]);
+    while record[at] != kind {
+        at += usize::from(u16::from_le_bytes([record[at + 4], record[at + 5]]));
+    }
+    at
+}
+
+/// Lets the folder's entry for `name`, which is in its record, name another file.
+fn misdirect(image: &Path, name: &str, to: &str) {
+    let mut bytes = fs::read(image).unwrap();
+    let entry = |bytes: &[u8], name: &str| {
+        let name = utf16(name);
+        let found = (0..bytes.len() - 1024).step_by(2).find(|&at| {
+            let key = at + 0x10;
+            bytes[at + 10..].starts_with(&((0x42 + name.len()) as u16).to_le_bytes())
+                && usize::from(bytes[key + 0x40]) * 2 == name.len()
+                && bytes[key + 0x42..].starts_with(&name)
+        });
+        found.unwrap()
+    };
+    let (from, to) = (entry(&bytes, name), entry(&bytes, to));
+    bytes.copy_within(to..to + 8, from);
+    fs::write(image, bytes).unwrap();
+}
+
 /// Where the content of $LogFile begins: the first run of the data of record 2.
 fn log_at(image: &Path) -> u64 {
     let file = File::open(image).unwrap();
@@ -79,10 +120,7 @@ fn log_at(image: &Path) -> u64 {
     let mft = u64::from_le_bytes(boot[0x30..0x38].try_into().unwrap()) * 4096;
     let mut record = [0; 1024];
     file.read_exact_at(&mut record, mft + 2 * 1024).unwrap();
-    let mut at = usize::from(record[0x14]);
-    while record[at] != 0x80 {
-        at += usize::from(u16::from_le_bytes([record[at + 4], record[at + 5]]));
-    }
+    let at = attribute(&record, 0x80);
     let runs = &record[at + usize::from(record[at + 0x20])..];
     let (len, delta) = (usize::from(runs[0] & 15), usize::from(runs[0] >> 4));
     runs[1 + len..1 + len + delta].iter().rev().fold(0, |value, &byte| value << 8 | u64::from(byte)) * 4096
@@ -115,6 +153,75 @@ fn info_counts_what_cannot_be_read_by_kind() {
     assert_eq!(json["files"], 12);
     assert_eq!(json["log"]["state"], "clean");
     assert_eq!(info(&world, &["--quick"])["files"], Value::Null);
+}
+
+#[test]
+fn info_counts_encrypted_damaged_and_placeholder_files() {
+    let world = World::new();
+    let made = volume(&world, |root| {
+        fs::write(root.join("plain"), "plain").unwrap();
+        fs::write(root.join("secret"), [7; 5000]).unwrap();
+        fs::write(root.join("broken"), "broken").unwrap();
+        // Hydrated, and known by its attributes to be in the cloud: OFFLINE.
+        for name in ["cloud here", "cloud away"] {
+            reparse(&root.join(name), "1a000090");
+        }
+        run("setfattr", &["-n", "system.ntfs_attrib_be", "-v", "0x00001000", "cloud away"], root);
+    });
+    let Some(image) = made else { return };
+    edit_record(&image, "secret", |record| record[attribute(record, 0x80) + 0x0D] |= 0x40);
+    edit_record(&image, "broken", |record| record[510] ^= 1);
+    disk(&world, "disk", &image);
+    let text = world.ok(&["info", "disk.vmdk"]);
+    assert!(text.contains("files: 5, unreadable: 1 cloud-placeholder, 1 damaged, 1 encrypted\n"), "{text}");
+    let json = info(&world, &[]);
+    let counts = serde_json::json!({ "cloud-placeholder": 1, "damaged": 1, "encrypted": 1 });
+    assert_eq!((&json["unreadable_files"], &json["files"]), (&counts, &5.into()));
+}
+
+/// One file under the name of another, on a volume that nothing else is wrong with.
+#[test]
+fn a_name_that_leads_to_another_file_is_an_error_however_it_is_asked_for() {
+    let world = World::new();
+    let made = volume(&world, |root| {
+        fs::create_dir(root.join("folder")).unwrap();
+        for (name, content) in [("Alpha", "first"), ("Beta", "second")] {
+            fs::write(root.join("folder").join(name), content).unwrap();
+            fs::write(root.join("folder").join(format!("{name}:stream")), content).unwrap();
+        }
+    });
+    let Some(image) = made else { return };
+    misdirect(&image, "Alpha", "Beta");
+    disk(&world, "disk", &image);
+    for path in ["1:/folder/Alpha", "1:/folder/ALPHA", "1:/Folder/alpha"] {
+        for args in [&["cat", "disk.vmdk", path][..], &["cat", "disk.vmdk", path, "--stream", "stream"]] {
+            let ran = world.run(args);
+            assert_eq!((ran.exit(), ran.stdout()), (4, String::new()), "{args:?}: {}", ran.stderr());
+            assert!(!ran.stderr().contains("replay"), "{}", ran.stderr());
+        }
+        assert_eq!(world.ok(&["cat", "disk.vmdk", &path.to_lowercase().replace("alpha", "beta")]), "second");
+    }
+    for streams in ["files", "xattr"] {
+        let guard = mount(&world, &["--vm", "disk.vmdk", "--streams", streams], streams);
+        let folder = guard.1.join("digits/1/folder");
+        for name in ["Alpha", "Alpha:stream"] {
+            let failed = fs::read(folder.join(name)).unwrap_err().raw_os_error();
+            let missing = streams == "xattr" && name.contains(':');
+            assert_eq!(failed, Some(if missing { 2 } else { 5 }), "{streams} {name}");
+        }
+        assert_eq!(fs::read(folder.join("Beta")).unwrap(), b"second");
+    }
+
+    // Of two moments, as it happens where the log is not replayed: then that is what to change.
+    write_log(&image, false);
+    for (flag, told) in [("--no-replay", true), ("--json", false)] {
+        for path in ["1:/folder/Alpha", "1:/folder/alpha", "1:/folder"] {
+            let command = if path.ends_with("folder") { "ls" } else { "cat" };
+            let ran = world.run(&[command, flag, "disk.vmdk", path]);
+            assert_eq!(ran.stderr().contains("Leave --no-replay away"), told, "{}", ran.stderr());
+            assert_ne!(ran.exit(), 0);
+        }
+    }
 }
 
 #[test]

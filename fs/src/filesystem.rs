@@ -252,8 +252,9 @@ pub trait Filesystem: Send + Sync {
     /// differs only in case, that is not a match: see [`Filesystem::lookup_ignore_case`].
     fn lookup(&self, dir: FileId, name: &Name) -> Result<FileId>;
 
-    /// As [`Filesystem::lookup`], by the folder's own rules for letter case; an exact match wins.
-    fn lookup_ignore_case(&self, dir: FileId, name: &Name) -> Result<FileId>;
+    /// As [`Filesystem::lookup`], by the folder's own rules for letter case; an exact match wins. With the name as the
+    /// folder has it.
+    fn lookup_ignore_case(&self, dir: FileId, name: &Name) -> Result<(FileId, NameBuf)>;
 
     /// Calls `each` for the entries of `dir` after position `cookie` (0 is the start), in the folder's own
     /// order, until it breaks or the folder ends. `.` and `..` are not among them. Positions survive a
@@ -267,6 +268,17 @@ pub trait Filesystem: Send + Sync {
     /// a format keeps names in folder and file, damage of an entry would otherwise show another file's content.
     fn attr_as(&self, _dir: FileId, _name: &Name, id: FileId) -> Result<Attr> {
         self.attr(id)
+    }
+
+    /// [`Filesystem::lookup`] and [`Filesystem::attr_as`] in one: what paths are followed with.
+    fn child(&self, dir: FileId, name: &Name) -> Result<Attr> {
+        self.attr_as(dir, name, self.lookup(dir, name)?)
+    }
+
+    /// [`Filesystem::child`] by the folder's own rules for letter case, with the name as the folder has it.
+    fn child_ignore_case(&self, dir: FileId, name: &Name) -> Result<(Attr, NameBuf)> {
+        let (id, name) = self.lookup_ignore_case(dir, name)?;
+        Ok((self.attr_as(dir, &name, id)?, name))
     }
 
     /// The folder that holds (one name of) `id`; the root's parent is the root.

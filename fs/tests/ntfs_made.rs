@@ -50,8 +50,9 @@ fn details(fs: &dyn Filesystem) {
     assert_eq!(attr(fs, "mixed/one of forty names 7").id, at(fs, "mixed/one of forty names 0"));
     let names = at(fs, "names");
     assert_ne!(at(fs, "names/Case"), at(fs, "names/CASE"));
-    assert_eq!(fs.lookup_ignore_case(names, b"CASE").unwrap(), at(fs, "names/CASE"));
-    assert!(fs.lookup(names, b"case").is_err() && fs.lookup_ignore_case(names, b"case").is_ok());
+    assert_eq!(fs.lookup_ignore_case(names, b"CASE").unwrap(), (at(fs, "names/CASE"), b"CASE".to_vec()));
+    let (id, name) = fs.lookup_ignore_case(names, b"case").unwrap();
+    assert!(fs.lookup(names, b"case").is_err() && fs.lookup(names, &name).unwrap() == id);
     assert_eq!(fs.parent(names).unwrap(), fs.root());
     assert_eq!(fs.parent(fs.root()).unwrap(), fs.root());
     assert_eq!(fs.name(names).unwrap(), b"names");

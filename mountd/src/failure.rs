@@ -4,6 +4,7 @@
 use std::fmt;
 
 use vcb_block::{BoxError, Error, Kind};
+use vcb_fs::ntfs::Unreplayed;
 
 /// Result of everything above the reading layers.
 pub type Outcome<T> = std::result::Result<T, Failure>;
@@ -232,7 +233,12 @@ impl Failure {
 
     /// A failure of the reading layers while doing `what`; its kind chooses the code.
     pub fn reading(what: impl Into<String>, err: Error) -> Self {
-        Failure::new(Code::of(err.kind()), what).because(err)
+        let declined = err.cause::<Unreplayed>().is_some_and(|why| why.declined);
+        let failure = Failure::new(Code::of(err.kind()), what).because(err);
+        match declined {
+            true => failure.next_step("Leave --no-replay away: the changes in the log may make the two agree."),
+            false => failure,
+        }
     }
 
     /// Adds the cause.

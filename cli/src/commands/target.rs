@@ -93,8 +93,11 @@ pub fn on_volume(vm: &OpenVm, path: &OsStr) -> Outcome<OnVolume> {
     let mut name: &[u8] = b"";
     for component in rest.split(|byte| *byte == b'/').filter(|component| !matches!(*component, b"" | b".")) {
         id = child(&*fs, id, component).map_err(|err| {
-            let code = if err.kind() == Kind::NotFound { Code::PathNotFound } else { Code::of(err.kind()) };
-            Failure::new(code, format!("cannot find '{}' of {shown}", printable(component))).because(err)
+            let what = format!("cannot find '{}' of {shown}", printable(component));
+            match err.kind() {
+                Kind::NotFound => Failure::new(Code::PathNotFound, what).because(err),
+                _ => Failure::reading(what, err),
+            }
         })?;
         name = component;
     }
@@ -108,10 +111,9 @@ fn child(fs: &dyn Filesystem, dir: FileId, name: &[u8]) -> Result<FileId, Error>
     if fs.attr(dir)?.kind != FileType::Dir {
         return Err(Error::new(Kind::NotFound, fs.kind(), "the part before it is no folder"));
     }
-    match fs.lookup(dir, name).and_then(|id| fs.attr_as(dir, name, id)) {
-        Ok(attr) => Ok(attr.id),
-        Err(err) if err.kind() == Kind::NotFound => fs.lookup_ignore_case(dir, name),
-        Err(err) => Err(err),
+    match fs.child(dir, name) {
+        Err(err) if err.kind() == Kind::NotFound => fs.child_ignore_case(dir, name).map(|(attr, _)| attr.id),
+        found => found.map(|attr| attr.id),
     }
 }
 

@@ -15,7 +15,7 @@ use super::name::{self, Utf16};
 use super::record::NUMBER;
 use super::volume::Ntfs;
 use super::{ROOT, reparse};
-use crate::{DirEntry, FileId, FileType, Name};
+use crate::{DirEntry, FileId, FileType, Name, NameBuf};
 
 /// Records 0 to 15 are NTFS's own files; among them is the root.
 const FIRST_USER: u64 = 16;
@@ -166,7 +166,8 @@ impl Ntfs {
         Ok(self.upcase.compare(FileName::parse(key)?.name.units(), name.units()))
     }
 
-    pub(super) fn find(&self, dir: FileId, name: &Name, ignore_case: bool) -> Result<FileId> {
+    /// The file called `name`, and how the folder spells that.
+    pub(super) fn find(&self, dir: FileId, name: &Name, ignore_case: bool) -> Result<(FileId, NameBuf)> {
         let missing = || Error::new(Kind::NotFound, LAYER, format!("no {:?}", String::from_utf8_lossy(name)));
         let folder = self.folder(dir)?;
         let ignore_case = ignore_case && !folder.case_sensitive;
@@ -185,9 +186,9 @@ impl Ntfs {
                 continue;
             }
             if found.name == wanted {
-                return Ok(FileId(entry.reference));
+                return Ok((FileId(entry.reference), name.to_vec()));
             }
-            other_case.get_or_insert(FileId(entry.reference));
+            other_case.get_or_insert_with(|| (FileId(entry.reference), found.name.to_wtf8()));
         }
         other_case.filter(|_| ignore_case).ok_or_else(missing)
     }

@@ -44,7 +44,7 @@ mod volume;
 
 pub use boot::Geometry;
 pub use error::{Fault, NtfsError, Place};
-pub use recover::LogOutcome;
+pub use recover::{LogOutcome, Unreplayed};
 pub use volume::{Ntfs, Options};
 
 /// Record number of the root folder.

@@ -54,6 +54,39 @@ impl LogOutcome {
     }
 }
 
+/// A folder and a file of it that contradict each other, on a volume whose log holds changes that are not shown: the
+/// two may be of different moments. The source tells the contradiction.
+#[derive(Debug, thiserror::Error)]
+#[error("a folder and a file may be of different moments: {}", why(*.declined))]
+pub struct Unreplayed {
+    /// [`Options::replay`] is off: with it the changes would be shown, or it would be known why not.
+    pub declined: bool,
+    #[source]
+    cause: Error,
+}
+
+fn why(declined: bool) -> &'static str {
+    match declined {
+        true => "the log was not closed, and was not to be replayed",
+        false => "the last changes of the guest are not on the disk",
+    }
+}
+
+impl LogOutcome {
+    /// Adds to a contradiction that it may come from the log's not being replayed.
+    pub(super) fn explain(&self, err: Error) -> Error {
+        let declined = match self {
+            LogOutcome::Closed | LogOutcome::Replayed { .. } => return err,
+            LogOutcome::NotAsked => true,
+            LogOutcome::Hibernated | LogOutcome::Refused(_) => false,
+        };
+        match err.kind() {
+            Kind::Corrupt => Error::new(Kind::Corrupt, LAYER, Unreplayed { declined, cause: err }),
+            _ => err,
+        }
+    }
+}
+
 impl fmt::Display for LogOutcome {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
@@ -126,7 +159,7 @@ fn replayed(mft: &Mft, log: &BlockRef, volume: BlockRef, options: &Options) -> R
 }
 
 fn is_hibernated(fs: &Ntfs) -> Result<bool> {
-    match fs.lookup_ignore_case(fs.root(), HIBERNATION).and_then(|id| fs.open(id, None)) {
+    match fs.child_ignore_case(fs.root(), HIBERNATION).and_then(|(attr, _)| fs.open(attr.id, None)) {
         Ok(file) => logfile::is_hibernated(&file),
         Err(err) if matches!(err.kind(), Kind::NotFound | Kind::WrongType) => Ok(false),
         Err(err) => Err(err),

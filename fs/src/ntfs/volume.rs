@@ -210,10 +210,10 @@ impl Filesystem for Ntfs {
     }
 
     fn lookup(&self, dir: FileId, name: &Name) -> Result<FileId> {
-        self.find(dir, name, false)
+        Ok(self.find(dir, name, false)?.0)
     }
 
-    fn lookup_ignore_case(&self, dir: FileId, name: &Name) -> Result<FileId> {
+    fn lookup_ignore_case(&self, dir: FileId, name: &Name) -> Result<(FileId, NameBuf)> {
         self.find(dir, name, true)
     }
 
@@ -226,7 +226,7 @@ impl Filesystem for Ntfs {
     }
 
     fn attr_as(&self, dir: FileId, name: &Name, id: FileId) -> Result<Attr> {
-        self.attributes(id, Some((dir, name)))
+        self.attributes(id, Some((dir, name))).map_err(|err| self.log.explain(err))
     }
 
     fn parent(&self, id: FileId) -> Result<FileId> {

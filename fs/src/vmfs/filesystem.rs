@@ -92,8 +92,8 @@ impl Filesystem for Vmfs {
         Ok(id)
     }
 
-    fn lookup_ignore_case(&self, dir: FileId, name: &Name) -> Result<FileId> {
-        self.lookup(dir, name)
+    fn lookup_ignore_case(&self, dir: FileId, name: &Name) -> Result<(FileId, NameBuf)> {
+        Ok((self.lookup(dir, name)?, name.to_vec()))
     }
 
     fn read_dir(&self, dir: FileId, cookie: u64, each: &mut dyn FnMut(DirEntry) -> ControlFlow<()>) -> Result<()> {

@@ -10,7 +10,7 @@ use vcb_fs::{Attr, FileId, FileType, Filesystem, FsStats, Name, NameBuf, Stream,
 use super::exclude::{self, Exclude, Place, SYSTEM_VOLUME_INFORMATION};
 use super::link::GuestNames;
 use super::node::{MAX_VOLUME, NodeId};
-use super::streams::Listings;
+use super::streams::{Item, Listings};
 use super::{Entry, Node, Note, View, letters, link, streams, xattr};
 use crate::vm::OpenVm;
 
@@ -122,7 +122,7 @@ impl FileView {
             };
             let system_volume_information = match &fs {
                 Ok(fs) if options.exclude.contains(&Exclude::Vss) => {
-                    fs.lookup_ignore_case(fs.root(), SYSTEM_VOLUME_INFORMATION).ok()
+                    fs.child_ignore_case(fs.root(), SYSTEM_VOLUME_INFORMATION).ok().map(|(attr, _)| attr.id)
                 }
                 _ => None,
             };
@@ -200,12 +200,8 @@ impl FileView {
         }
     }
 
-    /// Attributes of a file, which has to agree that it is what its folder says, when that is known.
-    fn file_attr(at: &FileAt<'_>, known_as: Option<(FileId, &Name)>) -> Result<Attr> {
-        let mut attr = match known_as {
-            Some((dir, name)) => at.fs.attr_as(dir, name, at.id)?,
-            None => at.fs.attr(at.id)?,
-        };
+    /// Attributes of a file, or of a stream of it, as they are shown.
+    fn shown(at: &FileAt<'_>, mut attr: Attr) -> Result<Attr> {
         if let Some(index) = at.stream {
             return streams::attr(at.fs, attr, index);
         }
@@ -219,17 +215,20 @@ impl FileView {
         if exclude::hides(&self.options.exclude, Self::place(at), name) {
             return Err(not_found());
         }
-        let found = if ignore_case { at.fs.lookup_ignore_case(at.id, name) } else { at.fs.lookup(at.id, name) };
-        let (id, stream) = match found {
-            Ok(id) => (id, None),
+        let found = match ignore_case {
+            true => at.fs.child_ignore_case(at.id, name).map(|(attr, _)| attr),
+            false => at.fs.child(at.id, name),
+        };
+        let (attr, stream) = match found {
+            Ok(attr) => (attr, None),
             Err(err) if err.kind() == Kind::NotFound && self.streams_are_files() => {
-                let (id, index) = streams::lookup(at.fs, at.id, name)?.ok_or(err)?;
-                (id, Some(index))
+                let (attr, index) = streams::lookup(at.fs, at.id, name)?.ok_or(err)?;
+                (attr, Some(index))
             }
             Err(err) => return Err(err),
         };
-        let known_as = (stream.is_none() && !ignore_case).then_some((at.id, name));
-        let attr = Self::file_attr(&FileAt { volume: at.volume, fs: at.fs, id, stream }, known_as)?;
+        let id = attr.id;
+        let attr = Self::shown(&FileAt { volume: at.volume, fs: at.fs, id, stream }, attr)?;
         let mut node = NodeId::file(at.volume.number, id.0);
         node = match stream {
             Some(index) => node.stream(index)?,
@@ -247,10 +246,13 @@ impl FileView {
         each: &mut dyn FnMut(Entry) -> ControlFlow<()>,
     ) -> Result<()> {
         let place = Self::place(at);
-        let mut emit = |name: NameBuf, id: FileId, stream: Option<usize>, kind, next| -> Result<ControlFlow<()>> {
-            let known_as = stream.is_none().then_some((at.id, name.as_slice()));
-            let attr =
-                with_attr.then(|| Self::file_attr(&FileAt { volume: at.volume, fs: at.fs, id, stream }, known_as));
+        let mut emit = |item: Item, next| -> Result<ControlFlow<()>> {
+            let Item { name, file_len, id, kind, stream } = item;
+            let attr = || {
+                let attr = at.fs.attr_as(at.id, &name[..file_len], id)?;
+                Self::shown(&FileAt { volume: at.volume, fs: at.fs, id, stream }, attr)
+            };
+            let attr = with_attr.then(attr);
             let kind = if let Some(Ok(attr)) = &attr { attr.kind } else { kind };
             let node = NodeId::file(at.volume.number, id.0);
             let node = match stream {
@@ -267,7 +269,7 @@ impl FileView {
                     continue;
                 }
                 let next = index as u64 + 1;
-                if emit(item.name.clone(), item.id, item.stream, item.kind, next)?.is_break() {
+                if emit(item.clone(), next)?.is_break() {
                     break;
                 }
             }
@@ -278,7 +280,8 @@ impl FileView {
             if exclude::hides(&self.options.exclude, place, &entry.name) {
                 return ControlFlow::Continue(());
             }
-            emit(entry.name, entry.id, None, entry.kind, entry.next).unwrap_or_else(|err| {
+            let next = entry.next;
+            emit(Item::from(entry), next).unwrap_or_else(|err| {
                 result = Err(err);
                 ControlFlow::Break(())
             })
@@ -309,7 +312,7 @@ impl View for FileView {
         match self.at(node)? {
             At::Own(_) | At::ReasonDir(_) => Ok(plain_attr(node, FileType::Dir, 0)),
             At::ReasonFile(text) => Ok(plain_attr(node, FileType::File, text.len())),
-            At::File(at) => Self::file_attr(&at, None),
+            At::File(at) => Self::shown(&at, at.fs.attr(at.id)?),
         }
     }
 

@@ -106,7 +106,7 @@ fn assign(vm: &OpenVm, mut targets: Vec<(GuestName, Target)>) -> BTreeMap<u32, G
 fn targets(fs: &Arc<dyn Filesystem>) -> Result<Vec<(GuestName, Target)>> {
     let mut id = fs.root();
     for part in HIVE {
-        id = fs.lookup_ignore_case(id, part.as_bytes())?;
+        id = fs.child_ignore_case(id, part.as_bytes())?.0.id;
     }
     let file = fs.open(id, None)?;
     if file.len() > MAX_HIVE {

@@ -4,7 +4,7 @@
 //! and wherever the tree is copied. Any other keeps the text that the guest has.
 
 use vcb_block::{Error, Kind, Result};
-use vcb_fs::{FileId, Filesystem, GuestVolume, LinkTarget, Name, NameBuf};
+use vcb_fs::{FileId, Filesystem, GuestVolume, LinkTarget, NameBuf};
 
 use super::file::LAYER;
 use super::guid;
@@ -77,11 +77,11 @@ fn real_names(fs: &dyn Filesystem, mut dir: FileId, mut parts: Vec<NameBuf>) -> 
         let next = match part.as_slice() {
             b"." => Ok(dir),
             b".." => fs.parent(dir),
-            name => match fs.lookup(dir, name) {
-                Ok(id) => Ok(id),
-                Err(_) => respelled(fs, dir, name).map(|(id, name)| {
+            name => match fs.child(dir, name) {
+                Ok(attr) => Ok(attr.id),
+                Err(_) => fs.child_ignore_case(dir, name).map(|(attr, name)| {
                     *part = name;
-                    id
+                    attr.id
                 }),
             },
         };
@@ -91,17 +91,6 @@ fn real_names(fs: &dyn Filesystem, mut dir: FileId, mut parts: Vec<NameBuf>) -> 
         }
     }
     parts
-}
-
-/// The file that the guest finds as `name` in `dir`, and its name there. For a file with several names
-/// [`Filesystem::name`] may be one in another folder, and then the text stays as it is.
-fn respelled(fs: &dyn Filesystem, dir: FileId, name: &Name) -> Result<(FileId, NameBuf)> {
-    let id = fs.lookup_ignore_case(dir, name)?;
-    let name = fs.name(id)?;
-    match fs.lookup(dir, &name) {
-        Ok(found) if found == id => Ok((id, name)),
-        _ => Err(Error::new(Kind::NotFound, LAYER, "a name in another folder")),
-    }
 }
 
 /// The text as Windows shows it.

@@ -15,11 +15,20 @@ use super::node::NodeId;
 const KEPT: NonZeroUsize = NonZeroUsize::new(8).unwrap();
 
 /// A file or one of its streams in a folder.
+#[derive(Clone)]
 pub(super) struct Item {
     pub(super) name: NameBuf,
+    /// How much of the name is the file's own.
+    pub(super) file_len: usize,
     pub(super) id: FileId,
     pub(super) kind: FileType,
     pub(super) stream: Option<usize>,
+}
+
+impl From<DirEntry> for Item {
+    fn from(entry: DirEntry) -> Self {
+        Item { file_len: entry.name.len(), name: entry.name, id: entry.id, kind: entry.kind, stream: None }
+    }
 }
 
 /// Listings with the streams in them. Positions in a listing are stable because volumes do not change, but
@@ -46,18 +55,20 @@ impl Listings {
         let mut items = Vec::with_capacity(entries.len());
         for entry in entries {
             let with = |stream: &Name| [&entry.name, b":".as_slice(), stream].concat();
-            let names = match fs.streams(entry.id) {
+            // A file that does not agree with its entry is another one: its streams do not belong here.
+            let names = match fs.attr_as(id, &entry.name, entry.id).and_then(|_| fs.streams(entry.id)) {
                 Ok(streams) => streams.into_iter().map(|stream| with(&stream.name)).collect(),
                 // Listed under a name that no stream can have: whoever looks at it meets the error.
                 Err(_) => vec![with(b"*")],
             };
             items.extend(names.into_iter().enumerate().map(|(index, name)| Item {
                 name,
+                file_len: entry.name.len(),
                 id: entry.id,
                 kind: FileType::File,
                 stream: Some(index),
             }));
-            items.push(Item { name: entry.name, id: entry.id, kind: entry.kind, stream: None });
+            items.push(Item::from(entry));
         }
         let items = Arc::new(items);
         lock().put(dir, Arc::clone(&items));
@@ -65,17 +76,17 @@ impl Listings {
     }
 }
 
-/// File and stream index of `FILE:STREAM` in `dir`.
-pub(super) fn lookup(fs: &dyn Filesystem, dir: FileId, name: &Name) -> Result<Option<(FileId, usize)>> {
+/// The file, and the index of the stream, of `FILE:STREAM` in `dir`.
+pub(super) fn lookup(fs: &dyn Filesystem, dir: FileId, name: &Name) -> Result<Option<(Attr, usize)>> {
     // Stream names cannot contain a colon.
     let Some(colon) = name.iter().rposition(|&b| b == b':') else { return Ok(None) };
     let (file, stream) = (&name[..colon], &name[colon + 1..]);
-    let id = match fs.lookup(dir, file) {
-        Ok(id) => id,
+    let attr = match fs.child(dir, file) {
+        Ok(attr) => attr,
         Err(err) if err.kind() == Kind::NotFound => return Ok(None),
         Err(err) => return Err(err),
     };
-    Ok(fs.streams(id)?.iter().position(|known| known.name == stream).map(|index| (id, index)))
+    Ok(fs.streams(attr.id)?.iter().position(|known| known.name == stream).map(|index| (attr, index)))
 }
 
 /// Stream number `index` of a file.

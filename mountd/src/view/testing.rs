@@ -190,8 +190,9 @@ impl Filesystem for FakeFs {
     fn lookup(&self, dir: FileId, name: &Name) -> Result<FileId> {
         self.find(dir, |known| known == name)
     }
-    fn lookup_ignore_case(&self, dir: FileId, name: &Name) -> Result<FileId> {
-        self.find(dir, |known| known.eq_ignore_ascii_case(name))
+    fn lookup_ignore_case(&self, dir: FileId, name: &Name) -> Result<(FileId, NameBuf)> {
+        let id = self.find(dir, |known| known.eq_ignore_ascii_case(name))?;
+        Ok((id, self.files[&(id.0 & !SEQUENCE)].name.clone()))
     }
     fn read_dir(&self, dir: FileId, cookie: u64, each: &mut dyn FnMut(DirEntry) -> ControlFlow<()>) -> Result<()> {
         let children = self.children.get(&(dir.0 & !SEQUENCE));
