@@ -8,6 +8,7 @@ pub mod fill;
 pub mod made;
 #[cfg(unix)]
 pub mod peers;
+pub mod place;
 
 use std::fs::File;
 use std::io::{Read, Seek, SeekFrom, Write};
