@@ -21,6 +21,7 @@
 #![deny(unsafe_code)]
 #![cfg_attr(test, allow(clippy::unwrap_used))]
 
+pub mod ahead;
 pub mod bytes;
 mod compose;
 pub mod conformance;

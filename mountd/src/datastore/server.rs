@@ -1,13 +1,14 @@
 //! A datastore read through the server's web access: the way that needs neither SAN nor share.
 //!
 //! Slow beside the others, and hosts refuse files that a VM has open for writing; frozen files of a snapshot
-//! can be read. Reads go in large pieces, kept in a bounded cache; a reader that goes on where it stopped
-//! gets larger pieces.
+//! can be read. Reads go in large pieces, kept in a bounded cache; for a reader that goes on where it stopped
+//! the next ones are fetched meanwhile.
 
 use std::path::Path;
-use std::sync::{Arc, Mutex, PoisonError, Weak};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
 use lru::LruCache;
+use vcb_block::ahead::{Ahead, Reach, Source};
 use vcb_block::{Block, BlockRef, Error, Kind, Result, check_range};
 use vcb_vmdk::{Resolved, Resolver, candidates};
 use vcb_vsphere::{Client, DatastoreFile, KeepAlive};
@@ -22,8 +23,9 @@ const LAYER: &str = "https";
 const CHUNK: u64 = 1 << 20;
 /// Chunks kept per file.
 const KEPT: usize = 32;
-/// Most chunks asked for at once; hosts serve some tens of MiB per second, so this is below a second.
-const MOST: u64 = 8;
+/// Hosts serve some tens of MiB per second and connection: this is below a second. One of the four requests
+/// that a session may have under way is left to readers.
+const REACH: Reach = Reach { window: 8 * CHUNK, near: 2 * CHUNK, threads: 3 };
 
 /// Sessions of this process, one per server, shared by all files.
 static CLIENTS: Mutex<Vec<(String, Weak<Client>)>> = Mutex::new(Vec::new());
@@ -104,11 +106,9 @@ impl Shared {
         let file = DatastoreFile::open(self.client.clone(), &self.datacenter, &self.name, path)
             .map_err(|err| convert(err).path(Path::new(&name)))?;
         let kept = std::num::NonZeroUsize::new(KEPT).unwrap_or(std::num::NonZeroUsize::MIN);
-        Ok(Arc::new(ServerFile {
-            file,
-            name,
-            cache: Mutex::new(Cache { chunks: LruCache::new(kept), next: 0, ahead: 1 }),
-        }))
+        let remote = Arc::new(Remote { file, name });
+        let ahead = Ahead::new(Arc::clone(&remote), REACH);
+        Ok(Arc::new(ServerFile { remote, cache: Mutex::new(LruCache::new(kept)), ahead }))
     }
 }
 
@@ -159,54 +159,77 @@ fn convert(err: vcb_vsphere::Error) -> Error {
     Error::new(kind, LAYER, err)
 }
 
-struct ServerFile {
+/// A file in chunks.
+struct Remote {
     file: DatastoreFile,
     name: String,
-    cache: Mutex<Cache>,
 }
 
-struct Cache {
-    chunks: LruCache<u64, Arc<[u8]>>,
-    /// The chunk that a sequential reader wants next.
-    next: u64,
-    /// How many chunks it gets.
-    ahead: u64,
+impl Remote {
+    fn fetch(&self, number: u64) -> Result<Box<[u8]>> {
+        let start = number * CHUNK;
+        // At most a chunk.
+        let len = CHUNK.min(self.file.len().saturating_sub(start)) as usize;
+        let mut bytes = vec![0; len].into_boxed_slice();
+        self.file.read_at(&mut bytes, start).map_err(|err| convert(err).path(Path::new(&self.name)).at(start))?;
+        Ok(bytes)
+    }
+}
+
+impl Source for Remote {
+    type Job = u64;
+
+    fn make(&self, number: u64) -> Option<Box<[u8]>> {
+        self.fetch(number).ok()
+    }
+}
+
+struct ServerFile {
+    remote: Arc<Remote>,
+    cache: Mutex<LruCache<u64, Arc<[u8]>>>,
+    ahead: Ahead<Remote>,
 }
 
 impl ServerFile {
+    fn cache(&self) -> MutexGuard<'_, LruCache<u64, Arc<[u8]>>> {
+        self.cache.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     fn chunk(&self, number: u64) -> Result<Arc<[u8]>> {
-        let ahead = {
-            let mut cache = self.cache.lock().unwrap_or_else(PoisonError::into_inner);
-            if let Some(found) = cache.chunks.get(&number) {
-                return Ok(found.clone());
-            }
-            cache.ahead = if number == cache.next { (cache.ahead * 2).min(MOST) } else { 1 };
-            cache.next = number + cache.ahead;
-            cache.ahead
-        };
-        let start = number * CHUNK;
-        let len = (ahead * CHUNK).min(self.file.len() - start);
-        let size = usize::try_from(len).map_err(|err| Error::new(Kind::Limit, LAYER, err))?;
-        let mut bytes = vec![0; size];
-        self.file.read_at(&mut bytes, start).map_err(|err| convert(err).path(Path::new(&self.name)).at(start))?;
-        let mut cache = self.cache.lock().unwrap_or_else(PoisonError::into_inner);
-        let mut wanted = None;
-        for (piece, index) in bytes.chunks(CHUNK as usize).zip(number..) {
-            let piece: Arc<[u8]> = Arc::from(piece);
-            wanted.get_or_insert_with(|| piece.clone());
-            cache.chunks.put(index, piece);
+        if let Some(found) = self.cache().get(&number) {
+            return Ok(Arc::clone(found));
         }
-        wanted.ok_or_else(|| Error::new(Kind::OutOfRange, LAYER, "an empty piece").at(start))
+        let bytes = match self.ahead.take(number * CHUNK) {
+            Some(bytes) => bytes,
+            None => {
+                // Another reader may have waited for the same one and taken it.
+                if let Some(found) = self.cache().get(&number) {
+                    return Ok(Arc::clone(found));
+                }
+                self.remote.fetch(number)?
+            }
+        };
+        let chunk: Arc<[u8]> = bytes.into();
+        self.cache().put(number, Arc::clone(&chunk));
+        Ok(chunk)
+    }
+
+    /// The chunks for offsets `from..to` that are not here.
+    fn list(&self, from: u64, to: u64) -> Vec<(u64, u64)> {
+        let numbers = from.div_ceil(CHUNK)..to.min(self.len()).div_ceil(CHUNK);
+        let cache = self.cache();
+        numbers.filter(|number| !cache.contains(number)).map(|number| (number * CHUNK, number)).collect()
     }
 }
 
 impl Block for ServerFile {
     fn len(&self) -> u64 {
-        self.file.len()
+        self.remote.file.len()
     }
 
     fn read_at(&self, buf: &mut [u8], offset: u64) -> Result<()> {
         check_range(self.len(), offset, buf.len() as u64)?;
+        self.ahead.note(offset, offset + buf.len() as u64, |from, to| self.list(from, to));
         let mut done = 0;
         while done < buf.len() {
             let at = offset + done as u64;

@@ -1,6 +1,5 @@
 //! Extents: the files of a link, each saying piece by piece where its bytes come from.
 
-mod ahead;
 pub(crate) mod cowd;
 mod flat;
 pub(crate) mod footer;

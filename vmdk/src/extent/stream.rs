@@ -10,10 +10,10 @@ use std::ops::Range;
 use std::sync::Arc;
 
 use libdeflater::Decompressor;
+use vcb_block::ahead::{Ahead, Reach, Source};
 use vcb_block::bytes::{le32, le64};
 use vcb_block::{Block, BlockRef, Error, Result, Runs, check_range};
 
-use super::ahead::{Ahead, Source};
 use super::footer::{cut_short, walk};
 use super::grains::Grains;
 use super::hosted::{Hosted, HostedHeader};
@@ -31,6 +31,10 @@ const MAX_GRAIN: u64 = 1 << 20;
 const MAX_SPAN: u64 = 2 << 20;
 /// Stored grains whose headers are looked at together.
 const BATCH: usize = 64;
+/// Most threads that inflate ahead for one extent.
+const MAX_THREADS: usize = 4;
+/// One request of the kernel: several of one reader are under way at once.
+const NEAR: u64 = 1 << 20;
 
 /// Opens a stream; `header` is the effective one.
 pub(crate) fn open(
@@ -53,9 +57,16 @@ pub(crate) fn open(
     })?;
     let grains = Arc::clone(&inflater.grains);
     let inflater = Arc::new(inflater);
-    let ahead = Ahead::new(Arc::clone(&inflater), options.read_ahead_budget());
+    let ahead = Ahead::new(Arc::clone(&inflater), reach(options));
     let inflated = Arc::new(Inflated { inflater, ahead });
     Ok((Stream { grains, header: header.clone(), inflated }, warning.into_iter().collect()))
+}
+
+fn reach(options: &OpenOptions) -> Reach {
+    let cores = std::thread::available_parallelism().map_or(1, usize::from);
+    // With a single core there is nobody to do the work meanwhile.
+    let window = if cores > 1 { options.read_ahead_budget() } else { 0 };
+    Reach { window, near: NEAR, threads: cores.min(MAX_THREADS) }
 }
 
 /// A stream as an extent: holes and zeros by its map, stored grains by the inflater.

@@ -1,9 +1,10 @@
-//! Inflates the grains that a sequential reader will want next, on threads of their own.
+//! Makes ready what a sequential reader will want next, on threads of their own.
 //!
-//! Inflating is what reading a stream waits for, and one reader keeps one core busy with it. Once reads follow
-//! each other, the grains behind them are put on a list; a few threads inflate them, lowest first, and the
-//! reader takes them over. What the reader reaches before a thread does, it inflates itself. Nothing is kept
-//! that failed: the reader meets the error itself, where it can be told.
+//! For sources that take long to answer and that nobody reads ahead of otherwise: inflating keeps one core
+//! busy, and a server's answer is a round trip away. Once reads follow each other, what comes behind them is
+//! put on a list; a few threads make it, lowest first, and the reader takes it over. What the reader reaches
+//! before a thread does, it makes itself. Nothing is kept that failed: the reader meets the error itself,
+//! where it can be told.
 
 use std::collections::BTreeMap;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -11,23 +12,30 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::Duration;
 
-/// Most threads for one extent.
-const MAX_THREADS: usize = 4;
-/// How far from the expected offset a read may be and still belong to a sequential reader: several requests
-/// of one reader are under way at once, and arrive in any order.
-const NEAR: u64 = 1 << 20;
-/// Reads in sequence before anything is inflated ahead of them.
+/// Reads in sequence before anything is made ahead of them.
 const STREAK: u32 = 2;
 /// A thread that had nothing to do for so long ends.
 const IDLE: Duration = Duration::from_secs(1);
 
-/// Something to be made ready, by the guest offset that it is for.
-pub(crate) trait Source: Send + Sync + 'static {
+/// What can be made ready, by the offset that it is for.
+pub trait Source: Send + Sync + 'static {
     /// What is needed to make it.
     type Job: Copy + Send;
 
-    /// Makes it, or gives up.
+    /// Makes it, or gives up. Called by several threads at once.
     fn make(&self, job: Self::Job) -> Option<Box<[u8]>>;
+}
+
+/// How far to go.
+#[derive(Debug, Clone, Copy)]
+pub struct Reach {
+    /// Bytes of offsets to be ahead by; 0 turns it off.
+    pub window: u64,
+    /// How far from the expected offset a read may be and still belong to a sequential reader: several requests
+    /// of one reader are under way at once, and arrive in any order.
+    pub near: u64,
+    /// Most threads.
+    pub threads: usize,
 }
 
 enum Slot<J> {
@@ -57,28 +65,23 @@ struct Shared<S: Source> {
     done: Condvar,
 }
 
-/// The list for one extent. Any number of threads may use it.
-pub(crate) struct Ahead<S: Source> {
+/// The list for one source. Any number of threads may use it.
+pub struct Ahead<S: Source> {
     shared: Arc<Shared<S>>,
-    /// Guest bytes to be ahead by.
-    window: u64,
-    threads: usize,
+    reach: Reach,
 }
 
 impl<S: Source> Ahead<S> {
-    /// Keeps at most about `window` bytes ready; 0 turns it off. Threads are started when there is work.
-    pub(crate) fn new(source: Arc<S>, window: u64) -> Self {
-        let cores = thread::available_parallelism().map_or(1, usize::from);
+    /// Nothing is made, and no thread is started, before there is a sequential reader.
+    pub fn new(source: Arc<S>, reach: Reach) -> Self {
         let state = State { slots: BTreeMap::new(), next: 0, streak: 0, listed: 0, threads: 0, closed: false };
         let shared = Shared { source, state: Mutex::new(state), work: Condvar::new(), done: Condvar::new() };
-        // With a single core there is nobody to do the work meanwhile.
-        let window = if cores > 1 { window } else { 0 };
-        Ahead { shared: Arc::new(shared), window, threads: cores.min(MAX_THREADS) }
+        Ahead { shared: Arc::new(shared), reach }
     }
 
-    /// What is ready for guest offset `at`, which is then no longer kept; waits when it is being made.
-    pub(crate) fn take(&self, at: u64) -> Option<Box<[u8]>> {
-        if self.window == 0 {
+    /// What is ready for offset `at`, which is then no longer kept; waits when it is being made.
+    pub fn take(&self, at: u64) -> Option<Box<[u8]>> {
+        if self.reach.window == 0 {
             return None;
         }
         let mut state = self.shared.lock();
@@ -92,14 +95,14 @@ impl<S: Source> Ahead<S> {
     }
 
     /// Notes that `start..end` is being read. When that is in sequence and too little lies ready, `list` is
-    /// asked for the jobs of a range of guest offsets, each with the offset it is for.
-    pub(crate) fn note(&self, start: u64, end: u64, list: impl FnOnce(u64, u64) -> Vec<(u64, S::Job)>) {
-        if self.window == 0 {
+    /// asked for the jobs of a range of offsets, each with the offset it is for.
+    pub fn note(&self, start: u64, end: u64, list: impl FnOnce(u64, u64) -> Vec<(u64, S::Job)>) {
+        if self.reach.window == 0 {
             return;
         }
         let range = {
             let mut state = self.shared.lock();
-            if start.abs_diff(state.next) > NEAR {
+            if start.abs_diff(state.next) > self.reach.near {
                 state.streak = 0;
                 state.next = end;
                 state.listed = end;
@@ -109,12 +112,12 @@ impl<S: Source> Ahead<S> {
             state.next = state.next.max(end);
             state.streak = state.streak.saturating_add(1);
             let (next, listed) = (state.next, state.listed.max(state.next));
-            if state.streak <= STREAK || listed - next > self.window / 2 {
+            if state.streak <= STREAK || listed - next > self.reach.window / 2 {
                 return;
             }
-            state.listed = next + self.window;
+            state.listed = next.saturating_add(self.reach.window);
             // What the reader left behind it will not be asked for.
-            state.slots.retain(|&at, slot| matches!(slot, Slot::Running) || at + NEAR >= next);
+            state.slots.retain(|&at, slot| matches!(slot, Slot::Running) || at.saturating_add(self.reach.near) >= next);
             (listed, state.listed)
         };
         let jobs = list(range.0, range.1);
@@ -125,9 +128,9 @@ impl<S: Source> Ahead<S> {
         for (at, job) in jobs {
             state.slots.entry(at).or_insert(Slot::Wanted(job));
         }
-        while state.threads < self.threads {
+        while state.threads < self.reach.threads {
             let shared = Arc::clone(&self.shared);
-            let spawned = thread::Builder::new().name("vmdk-ahead".into()).spawn(move || shared.run());
+            let spawned = thread::Builder::new().name("read-ahead".into()).spawn(move || shared.run());
             if spawned.is_err() {
                 break;
             }
@@ -195,6 +198,7 @@ mod tests {
     use super::*;
 
     const STEP: u64 = 1 << 16;
+    const REACH: Reach = Reach { window: 4 << 20, near: 1 << 20, threads: 4 };
 
     /// Makes the offset itself; every seventh fails, every eleventh panics.
     #[derive(Default)]
@@ -228,24 +232,20 @@ mod tests {
 
     #[test]
     fn a_sequential_reader_gets_what_was_made_for_it() {
-        if thread::available_parallelism().map_or(1, usize::from) < 2 {
-            println!("skipped: with one core nothing is read ahead");
-            return;
-        }
-        let ahead = Ahead::new(Arc::new(Counting::default()), 4 << 20);
+        let ahead = Ahead::new(Arc::new(Counting::default()), REACH);
         for n in 0..500 {
             ahead.note(n * STEP, (n + 1) * STEP, list);
             let expected = n > u64::from(STREAK) && n % 7 != 0 && n % 11 != 0;
             assert_eq!(wait(&ahead, n * STEP), expected, "{n}");
             assert_eq!(ahead.take(n * STEP), expected.then(|| (n * STEP).to_le_bytes().into()));
-            assert!(ahead.shared.lock().slots.len() <= (4 << 20) / STEP as usize + 16 + MAX_THREADS);
+            assert!(ahead.shared.lock().slots.len() <= (4 << 20) / STEP as usize + 16 + REACH.threads);
         }
     }
 
     #[test]
     fn scattered_reads_start_nothing() {
         let source = Arc::new(Counting::default());
-        let ahead = Ahead::new(Arc::clone(&source), 4 << 20);
+        let ahead = Ahead::new(Arc::clone(&source), REACH);
         for n in 0..100 {
             let at = (n * 7919 % 1000) * (32 << 20);
             ahead.note(at, at + 4096, list);
@@ -256,7 +256,7 @@ mod tests {
 
     #[test]
     fn readers_that_share_a_disk_get_the_right_bytes() {
-        let ahead = Ahead::new(Arc::new(Counting::default()), 1 << 20);
+        let ahead = Ahead::new(Arc::new(Counting::default()), Reach { window: 1 << 20, ..REACH });
         std::thread::scope(|scope| {
             for reader in 0..3 {
                 let ahead = &ahead;
@@ -274,7 +274,7 @@ mod tests {
 
     #[test]
     fn threads_end_with_their_owner() {
-        let ahead = Ahead::new(Arc::new(Counting::default()), 1 << 20);
+        let ahead = Ahead::new(Arc::new(Counting::default()), Reach { window: 1 << 20, ..REACH });
         for n in 0..10 {
             ahead.note(n * STEP, (n + 1) * STEP, list);
         }
