@@ -184,6 +184,63 @@ fn encrypt(volume: &mut [u8], name: &str, kind: u32) {
     record[at + 0x0D] |= 0x40;
 }
 
+/// Where the index entry for `name` begins.
+fn entry(volume: &[u8], name: &str) -> usize {
+    let name: Vec<u8> = name.encode_utf16().flat_map(u16::to_le_bytes).collect();
+    let is_key = |key: &[u8]| usize::from(key[0x40]) * 2 == name.len() && key[0x42..].starts_with(&name);
+    let len = (0x42 + name.len()) as u16;
+    let mut places = (0..volume.len() - 1024).step_by(2);
+    places.find(|&at| volume[at + 10..].starts_with(&len.to_le_bytes()) && is_key(&volume[at + 0x10..])).unwrap()
+}
+
+/// One bit of an entry could otherwise make a file one of NTFS's own, or a name one for DOS only, and hide it.
+#[test]
+fn names_are_left_out_only_where_both_sides_agree() {
+    let made = Made::new(&SMALL, |root| {
+        fs::write(root.join("Alpha of a long name"), b"first").unwrap();
+        setfattr(&root.join("Alpha of a long name"), "system.ntfs_dos_name", "0x414c5048417e31");
+        fs::write(root.join("Beta"), b"second").unwrap();
+    });
+    let Some(made) = made else { return };
+    let bytes = made.bytes();
+    let ask = |edit: &dyn Fn(&mut Vec<u8>)| {
+        let mut bytes = bytes.clone();
+        edit(&mut bytes);
+        let fs = open(&(Arc::new(MemBlock::new(bytes)) as BlockRef));
+        let entries = entries(&*fs, fs.root(), 100).unwrap();
+        let told = |entry: &vcb_fs::DirEntry| {
+            assert_eq!(fs.lookup(fs.root(), &entry.name).unwrap(), entry.id);
+            let attr = fs.attr_as(fs.root(), &entry.name, entry.id);
+            (String::from_utf8(entry.name.clone()).unwrap(), attr.map(|attr| attr.size).map_err(|err| err.kind()))
+        };
+        entries.iter().map(told).collect::<Vec<_>>()
+    };
+    let alpha = ("Alpha of a long name".to_owned(), Ok(5));
+    let beta = ("Beta".to_owned(), Ok(6));
+    assert_eq!(ask(&|_| ()), [alpha.clone(), beta.clone()]);
+    // Made a name for DOS by damage: the file knows better.
+    assert_eq!(
+        ask(&|bytes| {
+            let at = entry(bytes, "Beta");
+            bytes[at + 0x51] = 2
+        }),
+        [alpha.clone(), beta.clone()]
+    );
+    // The other way round it is shown, and is no name of the file's.
+    let extra = ("ALPHA~1".to_owned(), Err(Kind::Corrupt));
+    let found = ask(&|bytes| {
+        let at = entry(bytes, "ALPHA~1");
+        bytes[at + 0x51] = 1
+    });
+    assert_eq!(found, [alpha.clone(), extra, beta]);
+    // Made to lead to $Boot, with the right sequence number.
+    let found = ask(&|bytes| {
+        let at = entry(bytes, "Beta");
+        bytes[at..at + 8].copy_from_slice(&[7, 0, 0, 0, 0, 0, 7, 0])
+    });
+    assert_eq!(found, [alpha, ("Beta".to_owned(), Err(Kind::Corrupt))]);
+}
+
 #[test]
 fn a_case_sensitive_folder_keeps_its_own_rules() {
     let made = Made::new(&SMALL, |root| {

@@ -75,32 +75,92 @@ pub fn wof(data: &[u8]) {
     }
 }
 
-/// A log, over a volume of as many zeros.
-pub fn log(data: &[u8]) {
-    let volume = logfile::Volume { block: mem(&vec![0; data.len()]), cluster: 4096, record: 1024 };
-    let _ = logfile::inspect(&mem(data));
-    if let Ok(overlay) = logfile::replay(&volume, &mem(data)) {
-        assert!(overlay.apply(volume.block).is_ok(), "a change outside of the volume");
-    }
-}
-
-/// A small volume of which some bytes are replaced: offset in three bytes, length in one, bytes; repeated.
-pub fn volume(mut data: &[u8]) {
-    static TINY: OnceLock<Vec<u8>> = OnceLock::new();
-    let mut bytes = TINY.get_or_init(vcb_fixtures::ntfs_seeds::tiny).clone();
+/// Replaces bytes as `data` says: offset in three bytes, length in one, bytes; repeated. Offsets count through the
+/// `structures`, a list of sectors, and in the upper half of their range through everything.
+fn patch(bytes: &mut [u8], structures: &[usize], mut data: &[u8]) {
     while let [a, b, c, len, rest @ ..] = data {
-        let at = u32::from_le_bytes([*a, *b, *c, 0]) as usize % bytes.len();
+        let offset = u32::from_le_bytes([*a, *b, *c, 0]) as usize;
+        let at = match offset >> 23 {
+            0 => structures[offset / 512 % structures.len()] * 512 + offset % 512,
+            _ => (offset & 0x7F_FFFF) % bytes.len(),
+        };
         let len = usize::from(*len).min(rest.len()).min(bytes.len() - at);
         bytes[at..at + len].copy_from_slice(&rest[..len]);
         data = &rest[len..];
     }
-    survey(&bytes);
+}
+
+/// A log over a volume of as many zeros: one that the first byte chooses, of which some bytes are replaced before
+/// its pages are protected against torn writes (few random changes would get past that protection), or all
+/// that follows.
+pub fn log(data: &[u8]) {
+    static LOGS: OnceLock<[(Vec<u8>, Vec<usize>); 2]> = OnceLock::new();
+    let plain = |major| {
+        let log = protected(vcb_fixtures::ntfs_seeds::log(major), false);
+        let used = (0..log.len() / 512).filter(|sector| log[sector * 512..][..512].iter().any(|&byte| byte != 0));
+        let used = used.collect();
+        (log, used)
+    };
+    let Some((&which, data)) = data.split_first() else { return };
+    let log = match which {
+        0xFF => data.to_vec(),
+        _ => {
+            let (log, used) = &LOGS.get_or_init(|| [1, 2].map(plain))[usize::from(which % 2)];
+            let mut log = log.clone();
+            patch(&mut log, used, data);
+            protected(log, true)
+        }
+    };
+    let volume = logfile::Volume { block: mem(&vec![0; log.len()]), cluster: 4096, record: 1024 };
+    let log: BlockRef = Arc::new(MemBlock::new(log));
+    let _ = logfile::inspect(&log);
+    if let Ok(overlay) = logfile::replay(&volume, &log) {
+        assert!(overlay.apply(volume.block).is_ok(), "a change outside of the volume");
+    }
+}
+
+/// The pages of a log with their sectors' ends as they are stored (`stored`), or as they are meant.
+fn protected(mut log: Vec<u8>, stored: bool) -> Vec<u8> {
+    for page in log.chunks_exact_mut(4096) {
+        let start = usize::from(u16::from_le_bytes([page[4], page[5]]));
+        if !matches!(&page[..4], b"RCRD" | b"RSTR") || start + 18 > 510 {
+            continue;
+        }
+        for sector in 0..8 {
+            let (end, own) = (sector * 512 + 510, start + 2 + 2 * sector);
+            match stored {
+                true => {
+                    page.copy_within(end..end + 2, own);
+                    page.copy_within(start..start + 2, end);
+                }
+                false => page.copy_within(own..own + 2, end),
+            }
+        }
+    }
+    log
+}
+
+/// A small volume of which some bytes are replaced, mostly of boot sector, records and index blocks.
+pub fn volume(data: &[u8]) {
+    static TINY: OnceLock<(Vec<u8>, Vec<usize>)> = OnceLock::new();
+    let (tiny, structures) = TINY.get_or_init(|| {
+        let tiny = vcb_fixtures::ntfs_seeds::tiny();
+        let begins = |sector: usize, what: &[u8]| tiny.get(sector * 512..).is_some_and(|rest| rest.starts_with(what));
+        let in_block = |sector: usize, len, what| (0..len).any(|back| sector >= back && begins(sector - back, what));
+        let structure = |sector: &usize| *sector == 0 || in_block(*sector, 2, b"FILE") || in_block(*sector, 8, b"INDX");
+        let sectors = (0..tiny.len() / 512).filter(structure).collect();
+        (tiny, sectors)
+    });
+    let mut bytes = tiny.clone();
+    patch(&mut bytes, structures, data);
+    survey(bytes);
 }
 
 /// Everything on a volume that can be asked for: paths of files and streams, and how many bytes each gave.
-pub fn survey(volume: &[u8]) -> Vec<(String, Result<u64, String>)> {
+pub fn survey(volume: Vec<u8>) -> Vec<(String, Result<u64, String>)> {
     let options = Options { cache_bytes: 1 << 20, ..Options::default() };
-    let Ok(fs) = Ntfs::open(mem(volume), &options) else { return Vec::new() };
+    let volume: BlockRef = Arc::new(MemBlock::new(volume));
+    let Ok(fs) = Ntfs::open(volume, &options) else { return Vec::new() };
     let mut folders = vec![(fs.root(), String::new())];
     let mut all = Vec::new();
     while let Some((folder, path)) = folders.pop() {

@@ -35,7 +35,7 @@ fn no_target_panics() {
 /// The volume that fuzzing starts from has what it is to have, and all of it can be read.
 #[test]
 fn the_tiny_volume_is_whole() {
-    let files = targets::survey(&ntfs_seeds::tiny());
+    let files = targets::survey(ntfs_seeds::tiny());
     assert!(files.len() > 55, "{}", files.len());
     for (path, content) in &files {
         assert!(content.is_ok(), "{path}: {content:?}");

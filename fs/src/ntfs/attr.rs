@@ -105,9 +105,10 @@ impl Ntfs {
                 (kind::FILE_NAME, _) => {
                     let name = FileName::parse(attribute.resident()?)?;
                     found.links += u32::from(!name.is_dos());
-                    found.named |= known_as.as_ref().is_some_and(|(dir, units)| {
-                        name.folder & NUMBER == dir & NUMBER && name.name.units().eq(units.iter().copied())
-                    });
+                    found.named |= !name.is_dos()
+                        && known_as.as_ref().is_some_and(|(dir, units)| {
+                            name.folder & NUMBER == dir & NUMBER && name.name.units().eq(units.iter().copied())
+                        });
                 }
                 (kind::DATA, _) if attribute.name.0.is_empty() => {
                     found.data = Some((attribute.size(), attribute.occupied(), attribute.flags));

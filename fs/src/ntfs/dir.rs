@@ -12,7 +12,7 @@ use super::error::{Fault, LAYER};
 use super::file::File;
 use super::index::Index;
 use super::name::{self, Utf16};
-use super::record::NUMBER;
+use super::record::{NUMBER, kind};
 use super::volume::Ntfs;
 use super::{ROOT, reparse};
 use crate::{DirEntry, FileId, FileType, Name, NameBuf};
@@ -93,10 +93,35 @@ impl Ntfs {
         Ok(folder)
     }
 
-    /// NTFS's own files, and the root's entry for itself.
-    fn is_hidden(&self, dir: FileId, entry: u64) -> bool {
+    /// NTFS's own files, and the root's entry for itself. Their names are checked, so that a damaged reference does
+    /// not hide another file.
+    fn is_hidden(&self, dir: FileId, entry: u64, name: Utf16<'_>) -> bool {
         let number = entry & NUMBER;
-        dir.0 & NUMBER == ROOT && (number == ROOT || (number < FIRST_USER && !self.options.metafiles))
+        dir.0 & NUMBER == ROOT
+            && match number {
+                ROOT => name.is("."),
+                0..FIRST_USER => !self.options.metafiles && name.units().next() == Some(u16::from(b'$')),
+                _ => false,
+            }
+    }
+
+    /// True when the file agrees that the folder has `name` for DOS only: it stands beside a real one, and is left
+    /// out. A file that cannot be read does not contradict; its other name tells.
+    fn is_for_dos(&self, dir: FileId, found: &FileName<'_>, entry: u64) -> bool {
+        let mut agrees = false;
+        let visited = File::open(&self.mft, entry).and_then(|file| {
+            let wanted = |k, _: Utf16<'_>, _| k == kind::FILE_NAME;
+            file.visit(wanted, |attribute| {
+                let own = FileName::parse(attribute.resident()?)?;
+                agrees |= own.is_dos() && own.folder & NUMBER == dir.0 & NUMBER && own.name == found.name;
+                Ok(())
+            })
+        });
+        agrees || visited.is_err()
+    }
+
+    fn is_left_out(&self, dir: FileId, found: &FileName<'_>, entry: u64) -> bool {
+        self.is_hidden(dir, entry, found.name) || (found.is_dos() && self.is_for_dos(dir, found, entry))
     }
 
     pub(super) fn walk(
@@ -139,7 +164,7 @@ impl Ntfs {
             }
             last.clear();
             last.extend_from_slice(found.name.0);
-            if found.is_dos() || self.is_hidden(dir, entry.reference) {
+            if self.is_left_out(dir, &found, entry.reference) {
                 continue;
             }
             if found.folder & NUMBER != dir.0 & NUMBER {
@@ -182,7 +207,7 @@ impl Ntfs {
             if self.upcase.compare(found.name.units(), wanted.units()).is_ne() {
                 break;
             }
-            if found.is_dos() || self.is_hidden(dir, entry.reference) {
+            if self.is_left_out(dir, &found, entry.reference) {
                 continue;
             }
             if found.name == wanted {

@@ -8,6 +8,8 @@
 //!   non-resident   0x10 lowest VCN    0x18 highest VCN  0x20 run list offset  0x22 compression unit
 //!                  0x28 allocated     0x30 size         0x38 initialized      0x40 stored (compressed)
 //! ```
+//! Attributes are sorted by type, and a resident value fills its attribute but for less than 8 bytes: so it is in every
+//! record of the corpus, by whomever it was written.
 //! Source: "Master File Table" structures in the Windows driver documentation (FILE_RECORD_SEGMENT_HEADER,
 //! ATTRIBUTE_RECORD_HEADER); flag values as observed.
 
@@ -35,6 +37,16 @@ pub(super) mod kind {
     pub const EA: u32 = 0xE0;
     /// Ends a record.
     pub const END: u32 = 0xFFFF_FFFF;
+}
+
+/// True for the types that $AttrDef of any version has: up to LOGGED_UTILITY_STREAM.
+fn is_known(kind: u32) -> bool {
+    kind.is_multiple_of(0x10) && (0x10..=0x100).contains(&kind)
+}
+
+/// True for the types of which a file may have several, by name.
+fn is_named(kind: u32) -> bool {
+    matches!(kind, kind::DATA | kind::INDEX_ROOT | kind::INDEX_ALLOCATION | kind::BITMAP | 0xF0..)
 }
 
 /// Attribute flag: stored in compression units. The low byte is the algorithm.
@@ -135,7 +147,7 @@ impl Record {
         let bytes = self.bytes();
         let used = le32(bytes, 0x18).unwrap_or(0) as usize;
         let first = usize::from(le16(bytes, 0x14).unwrap_or(0));
-        Attributes { bytes: bytes.get(..used).unwrap_or_default(), at: first.max(HEADER), done: false }
+        Attributes { bytes: bytes.get(..used).unwrap_or_default(), at: first.max(HEADER), last: 0, done: false }
     }
 }
 
@@ -143,6 +155,8 @@ impl Record {
 pub(super) struct Attributes<'a> {
     bytes: &'a [u8],
     at: usize,
+    /// Type of the attribute before: they are sorted.
+    last: u32,
     done: bool,
 }
 
@@ -163,7 +177,11 @@ impl<'a> Iterator for Attributes<'a> {
                 Some(Err(Fault::Short("end of attributes")))
             }
             Some(kind) => {
-                let attribute = Attribute::parse(self.bytes, self.at, kind);
+                let attribute = match kind < self.last {
+                    true => Err(Fault::Attribute { offset: self.at, what: "is out of order" }),
+                    false => Attribute::parse(self.bytes, self.at, kind),
+                };
+                self.last = kind;
                 match &attribute {
                     Ok(attribute) => self.at += attribute.len,
                     Err(_) => self.done = true,
@@ -236,12 +254,20 @@ impl<'a> Attribute<'a> {
             0 => &[][..],
             _ => bytes.get(name_at..name_at + name_len).ok_or_else(|| fault("its name passes its end"))?,
         };
+        if !is_known(kind) || (name_len > 0 && !is_named(kind)) {
+            return Err(fault("no attribute has this type, or this type a name"));
+        }
         let flags = le16(bytes, 0x0C).ok_or_else(short)?;
         let form = match u8_at(bytes, 8) {
             Some(0) => {
                 let size = le32(bytes, 0x10).ok_or_else(short)? as usize;
                 let at = usize::from(le16(bytes, 0x14).ok_or_else(short)?);
-                Form::Resident(bytes.get(at..at + size).ok_or_else(|| fault("its value passes its end"))?)
+                let value = bytes.get(at..at + size).ok_or_else(|| fault("its value passes its end"))?;
+                // What was shortened or moved by damage leaves a gap that no writer leaves.
+                if !at.is_multiple_of(8) || (at + size).next_multiple_of(8) != len {
+                    return Err(fault("its value does not fill it"));
+                }
+                Form::Resident(value)
             }
             Some(1) => Form::NonResident(Part::parse(bytes, flags).map_err(fault)?),
             _ => return Err(fault("is neither resident nor non-resident")),

@@ -15,6 +15,9 @@ const KINDS: [(u32, &str); 11] = [
     (0xB0, "$BITMAP"),
 ];
 
+/// What [`of`] calls a place in no record or index block.
+pub const CLUSTER: &str = "cluster";
+
 fn le(bytes: &[u8], at: usize, len: usize) -> usize {
     bytes[at..at + len].iter().rev().fold(0, |value, &byte| value << 8 | usize::from(byte))
 }
@@ -32,7 +35,11 @@ pub fn of(volume: &[u8], at: usize) -> String {
             return in_block(&volume[block..block + 4096], at - block);
         }
     }
-    if at < 8192 { format!("boot {at:#x}") } else { "cluster".to_owned() }
+    match at {
+        0..0x54 => format!("boot {at:#x}"),
+        0x54..8192 => "boot code".to_owned(),
+        _ => CLUSTER.to_owned(),
+    }
 }
 
 fn in_record(record: &[u8], at: usize) -> String {
