@@ -37,8 +37,8 @@ pub struct Background {
 #[derive(Args)]
 #[command(next_help_heading = "Common options")]
 pub struct Global {
-    /// Configuration file, laid over /etc/vcbmount/config.toml and ~/.config/vcbmount/config.toml
-    #[arg(long, global = true, value_name = "FILE")]
+    /// Configuration file
+    #[arg(long, global = true, value_name = "FILE", help = sys::CONFIG_HELP)]
     pub config: Option<PathBuf>,
     /// Log more: -v each step, -vv how, -vvv every request
     #[arg(short, long, global = true, action = ArgAction::Count)]
@@ -85,20 +85,18 @@ pub enum Command {
     Mount {
         #[command(flatten)]
         what: MountArgs,
-        /// Where; made when it is missing, and removed again. Without it a folder below mount.root is used
-        #[arg(long, value_name = "DIR")]
+        /// Where
+        #[arg(long, value_name = sys::AT, help = sys::AT_HELP)]
         at: Option<PathBuf>,
     },
     /// Unmounts what 'mount' has mounted; nothing to unmount is no failure
     Umount {
         /// The mount point, or the session's id
-        #[arg(value_name = "DIR|SESSION")]
+        #[arg(value_name = sys::AT_OR_SESSION)]
         target: String,
     },
     /// Mounts a VM, runs a command on it, and unmounts whatever happens
-    ///
-    /// The command finds the mount's path in $VCB_MOUNT and in place of {}. The exit code is the command's, unless
-    /// mounting or unmounting failed.
+    #[command(long_about = sys::RUN_HELP)]
     Run {
         #[command(flatten)]
         what: MountArgs,
@@ -112,7 +110,7 @@ pub enum Command {
     /// Prints which areas of a mounted VM's disks have changed since an earlier backup, as JSON
     Changed {
         /// The mount point, or the session's id
-        #[arg(value_name = "DIR|SESSION")]
+        #[arg(value_name = sys::AT_OR_SESSION)]
         session: String,
         /// The change id that the earlier backup recorded, or '*' for all that was ever written
         #[arg(long, value_name = "ID")]
@@ -229,7 +227,8 @@ pub enum Command {
         #[command(flatten)]
         reading: Reading,
     },
-    /// Looks for what is wrong: FUSE, configuration, datastores, and the server's login, privileges and clock
+    /// Looks for what is wrong
+    #[command(about = sys::DOCTOR_HELP)]
     Doctor,
     /// Reads configuration files
     #[command(subcommand)]
@@ -302,25 +301,25 @@ pub struct MountArgs {
     #[arg(long, value_name = "POLICY")]
     pub preexisting: Option<Preexisting>,
     /// Owner of every file shown [default: you]
-    #[arg(long)]
+    #[arg(long, hide = !sys::POSIX)]
     pub uid: Option<u32>,
     /// Group of every file shown [default: yours]
-    #[arg(long)]
+    #[arg(long, hide = !sys::POSIX)]
     pub gid: Option<u32>,
     /// Permission bits of files, in octal [default: 0644, less the write bits for READONLY]
-    #[arg(long, value_name = "MODE", value_parser = config::octal_mode)]
+    #[arg(long, value_name = "MODE", value_parser = config::octal_mode, hide = !sys::POSIX)]
     pub file_mode: Option<u16>,
     /// Permission bits of folders, in octal [default: 0755]
-    #[arg(long, value_name = "MODE", value_parser = config::octal_mode)]
+    #[arg(long, value_name = "MODE", value_parser = config::octal_mode, hide = !sys::POSIX)]
     pub dir_mode: Option<u16>,
     /// Let other users read the mount
-    #[arg(long)]
+    #[arg(long, hide = !sys::POSIX)]
     pub allow_other: bool,
     /// List the security descriptor among the extended attributes
-    #[arg(long)]
+    #[arg(long, hide = !sys::POSIX)]
     pub list_acl: bool,
     /// How named streams are shown
-    #[arg(long, default_value = "xattr")]
+    #[arg(long, default_value = "xattr", hide = !sys::POSIX)]
     pub streams: Streams,
     /// Leave out what a backup can do without: pagefile, hiberfil, swapfile, vss, recycle; a list with commas, may be
     /// repeated

@@ -7,7 +7,7 @@ mod support;
 use std::path::Path;
 use std::process::Command;
 
-use support::{World, run};
+use support::{World, assert_private, run};
 use vcb_fixtures::need_tool;
 
 /// Content of a file on an NTFS image at `offset`, by the Sleuth Kit.
@@ -180,8 +180,7 @@ fn vcb_configuration_is_imported_and_its_password_kept_apart() {
     let secret = world.path("secret");
     let text = world.ok(&["config", "import", "config.js", "--password-file", secret.to_str().unwrap()]);
     assert_eq!(std::fs::read_to_string(&secret).unwrap(), "geheim\n");
-    let mode = std::os::unix::fs::PermissionsExt::mode(&std::fs::metadata(&secret).unwrap().permissions());
-    assert_eq!(mode & 0o777, 0o600);
+    assert_private(&secret);
     let file = world.write("imported.toml", text);
     assert!(world.ok(&["--config", file.to_str().unwrap(), "config", "show"]).contains("secret"));
 }

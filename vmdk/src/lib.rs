@@ -25,6 +25,7 @@ mod extent;
 mod link;
 pub mod ova;
 mod resolve;
+mod sys;
 mod text;
 pub mod vmsd;
 pub mod vmx;

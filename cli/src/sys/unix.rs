@@ -20,6 +20,26 @@ pub const LONG_VERSION: &str = env!("CARGO_PKG_VERSION");
 /// What help shows at its end about licences of others: nothing has to be said here.
 pub const NOTICE: &str = "";
 
+/// Help of `--config`.
+pub const CONFIG_HELP: &str =
+    "Configuration file, laid over /etc/vcbmount/config.toml and ~/.config/vcbmount/config.toml";
+/// Help of `--at`.
+pub const AT_HELP: &str =
+    "Where; made when it is missing, and removed again. Without it a folder below mount.root is used";
+/// Name of a mount point in help.
+pub const AT: &str = "DIR";
+/// Name of a mount point or a session in help.
+pub const AT_OR_SESSION: &str = "DIR|SESSION";
+/// Help of `run`.
+pub const RUN_HELP: &str = "Mounts a VM, runs a command on it, and unmounts whatever happens\n\n\
+    The command finds the mount's path in $VCB_MOUNT and in place of {}. The exit code is the command's, unless \
+    mounting or unmounting failed.";
+/// Help of `doctor`.
+pub const DOCTOR_HELP: &str =
+    "Looks for what is wrong: FUSE, configuration, datastores, and the server's login, privileges and clock";
+/// Whether mounts have owners, permission bits and extended attributes to choose.
+pub const POSIX: bool = true;
+
 /// Where a service's log goes, unless the configuration says it: the service manager takes stderr.
 pub fn service_log() -> Option<PathBuf> {
     None

@@ -28,6 +28,26 @@ pub const LONG_VERSION: &str = concat!(env!("CARGO_PKG_VERSION"), notice!());
 /// What help shows at its end about licences of others.
 pub const NOTICE: &str = notice!();
 
+/// Help of `--config`.
+pub const CONFIG_HELP: &str =
+    r"Configuration file, laid over C:\ProgramData\vcbmount\config.toml and %APPDATA%\vcbmount\config.toml";
+/// Help of `--at`.
+pub const AT_HELP: &str = r"Where: a free drive letter (V:), a folder that does not exist yet, or \\SERVER\SHARE. Without it a folder below mount.root is used";
+/// Name of a mount point in help.
+pub const AT: &str = "PLACE";
+/// Name of a mount point or a session in help.
+pub const AT_OR_SESSION: &str = "PLACE|SESSION";
+/// Help of `run`.
+pub const RUN_HELP: &str = "Mounts a VM, runs a command on it, and unmounts whatever happens\n\n\
+    The command finds the mount's path in %VCB_MOUNT% and in place of {}. The exit code is the command's, unless \
+    mounting or unmounting failed.";
+/// Help of `doctor`.
+pub const DOCTOR_HELP: &str =
+    "Looks for what is wrong: WinFsp, configuration, datastores, and the server's login, privileges and clock";
+/// Whether mounts have owners, permission bits and extended attributes to choose. Descriptors and streams are the
+/// guest's own here; options for the rest are taken, as other systems take them, and do nothing.
+pub const POSIX: bool = false;
+
 /// What views are mounted with here.
 pub fn front_end() -> impl FrontEnd {
     WinFspFrontEnd

@@ -38,6 +38,7 @@ impl World {
             .current_dir(self.dir.path())
             .env("HOME", self.path("home"))
             .env("XDG_CONFIG_HOME", self.path("home/.config"))
+            .env("APPDATA", self.path("home/.config"))
             .env("VCBMOUNT_STATE", self.path("state"))
             .env_remove("VCBMOUNT_CONFIG");
         command
@@ -56,7 +57,7 @@ impl World {
 
     /// Configures `ds` as a datastore called `name`.
     pub fn configure(&self, name: &str, ds: &Path) {
-        let text = format!("[[datastore]]\nname = \"{name}\"\npath = \"{}\"\n", ds.display());
+        let text = format!("[[datastore]]\nname = \"{name}\"\npath = '{}'\n", ds.display());
         self.write("home/.config/vcbmount/config.toml", text);
     }
 
@@ -167,4 +168,19 @@ pub fn mount<'a>(world: &'a World, args: &[&str], at: &str) -> Guard<'a> {
     assert_eq!(ran.exit(), 0, "{}: {}", ran.args, ran.stderr());
     assert_eq!(ran.stdout(), format!("{}\n", at.display()), "exactly one line, the path");
     Guard(world, at)
+}
+
+/// Only its owner may read a file.
+#[cfg(unix)]
+pub fn assert_private(path: &Path) {
+    use std::os::unix::fs::PermissionsExt;
+    assert_eq!(std::fs::metadata(path).unwrap().permissions().mode() & 0o777, 0o600);
+}
+
+/// Only its owner, administrators and the system may read a file, says the system's own tool.
+#[cfg(not(unix))]
+pub fn assert_private(path: &Path) {
+    let said = Command::new("icacls").arg(path).output().unwrap();
+    let said = String::from_utf8_lossy(&said.stdout).into_owned();
+    assert!(!said.contains("Everyone") && !said.contains(r"BUILTIN\Users"), "{said}");
 }

@@ -72,7 +72,12 @@ impl Datastore for Folder {
         let real = self.real(folder)?;
         let fail = |err| Error::io(LAYER, err).path(&real);
         let mut entries = Vec::new();
-        for entry in std::fs::read_dir(&real).map_err(fail)? {
+        let entries_of = std::fs::read_dir(&real).map_err(|err| match real.is_file() {
+            // Systems say it in words of their own.
+            true => fail(std::io::ErrorKind::NotADirectory.into()),
+            false => fail(err),
+        });
+        for entry in entries_of? {
             let entry = entry.map_err(fail)?;
             let Ok(name) = entry.file_name().into_string() else { continue };
             // Follows links, so that a linked VM folder counts as a folder. A dangling or forbidden link is

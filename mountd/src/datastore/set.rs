@@ -161,8 +161,8 @@ pub fn holding(configs: &[DatastoreConfig], path: &Path) -> Option<DsPath> {
     let real = path.canonicalize().ok()?;
     configs.iter().find_map(|config| {
         let root = config.path.as_ref()?.canonicalize().ok()?;
-        let inside = real.strip_prefix(root).ok()?;
-        Some(DsPath::new(&config.name, inside.to_str()?))
+        let inside: Option<Vec<&str>> = real.strip_prefix(root).ok()?.iter().map(|part| part.to_str()).collect();
+        Some(DsPath::new(&config.name, inside?.join("/")))
     })
 }
 

@@ -150,10 +150,10 @@ pub fn server_failure(what: impl Into<String>, err: Error) -> Failure {
     Failure::new(code, what).because(err)
 }
 
-#[cfg(all(test, unix))]
+#[cfg(test)]
 mod tests {
     use super::*;
-    use std::os::unix::fs::PermissionsExt;
+    use crate::sys::Everybody;
 
     #[test]
     fn only_sessions_of_dead_processes_of_this_host_are_ended() {
@@ -171,11 +171,11 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let file = dir.path().join("pw");
         std::fs::write(&file, "pass word\n").unwrap();
-        std::fs::set_permissions(&file, std::fs::Permissions::from_mode(0o640)).unwrap();
+        sys::let_everybody(&file, Everybody::Reads);
         let failure = from_file(&file).unwrap_err();
         assert_eq!(failure.code(), Code::Config);
         assert!(!format!("{failure:?}").contains("pass word"));
-        std::fs::set_permissions(&file, std::fs::Permissions::from_mode(0o600)).unwrap();
+        sys::let_everybody(&file, Everybody::Nothing);
         assert_eq!(from_file(&file).unwrap().expose(), "pass word");
     }
 }

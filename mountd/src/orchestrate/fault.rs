@@ -10,6 +10,8 @@ mod armed {
     use std::io::Write;
     use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
+    use crate::sys::{self, Signal};
+
     static SERVING: AtomicBool = AtomicBool::new(false);
     static PASSED: AtomicU64 = AtomicU64::new(0);
 
@@ -30,16 +32,9 @@ mod armed {
         }
     }
 
-    #[cfg(unix)]
+    /// Nothing is run and nothing is flushed, as when the system ends a process.
     fn die() {
-        use nix::sys::signal::{Signal, kill};
-        // Nothing is run and nothing is flushed, as when the kernel ends a process.
-        let _ = kill(nix::unistd::Pid::this(), Signal::SIGKILL);
-    }
-
-    #[cfg(not(unix))]
-    fn die() {
-        std::process::abort();
+        sys::signal(std::process::id(), Signal::Kill);
     }
 
     /// This process serves a mount.

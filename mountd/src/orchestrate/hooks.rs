@@ -203,42 +203,42 @@ fn wait(child: &mut Child, limit: Duration) -> std::io::Result<Option<ExitStatus
     }
 }
 
-#[cfg(all(test, unix))]
+#[cfg(test)]
 mod tests {
     use super::*;
-    use std::os::unix::fs::PermissionsExt;
-
-    fn hook(dir: &Path, name: &str, mode: u32, script: &str) {
-        let path = dir.join(name);
-        std::fs::create_dir_all(path.parent().unwrap()).unwrap();
-        std::fs::write(&path, format!("#!/bin/sh\n{script}\n")).unwrap();
-        std::fs::set_permissions(&path, std::fs::Permissions::from_mode(mode)).unwrap();
-    }
+    use crate::sys::{Does, Everybody};
 
     #[test]
     fn hooks_run_in_order_with_their_environment_and_within_their_time() {
         let dir = tempfile::tempdir().unwrap();
         let out = dir.path().join("out");
-        let say = format!("echo \"$0 $VCB_EVENT $VCB_VM_NAME [$VCB_MOUNT]\" >> '{}'", out.display());
-        hook(dir.path(), "pre-snapshot/20-b", 0o755, &say);
-        hook(dir.path(), "pre-snapshot/10-a", 0o755, &say);
-        hook(dir.path(), "pre-snapshot/30-no", 0o644, "exit 1");
-        hook(dir.path(), "pre-backup/fails", 0o755, "exit 3");
-        hook(dir.path(), "post-backup/fails", 0o755, "exit 3");
-        hook(dir.path(), "failure/hangs", 0o755, "sleep 60 & sleep 60");
-        hook(dir.path(), "post-snapshot/open", 0o777, "true");
-        let hooks = Hooks { dir: dir.path().to_owned(), limit: Duration::from_millis(500) };
+        let hook = |event: Event, name, does| {
+            let folder = dir.path().join(event.name());
+            std::fs::create_dir_all(&folder).unwrap();
+            sys::write_program(&folder, name, does)
+        };
+        hook(Event::PreSnapshot, "20-b", Does::Tell(&out));
+        hook(Event::PreSnapshot, "10-a", Does::Tell(&out));
+        hook(Event::PreSnapshot, "30-no", Does::NotExecutable);
+        hook(Event::PreBackup, "fails", Does::Fail);
+        hook(Event::PostBackup, "fails", Does::Fail);
+        hook(Event::Failure, "hangs", Does::Hang);
+        let open = hook(Event::PostSnapshot, "open", Does::Tell(&out));
+        sys::let_everybody(&open, Everybody::Changes);
+        let hooks = Hooks { dir: dir.path().to_owned(), limit: Duration::from_secs(20) };
         let subject = Subject { vm: "web 01".into(), ..Subject::default() };
         hooks.run(Event::PreSnapshot, &subject).unwrap();
-        let text = std::fs::read_to_string(out).unwrap();
-        let lines: Vec<&str> = text.lines().map(|line| line.rsplit_once('/').unwrap().1).collect();
+        let text = std::fs::read_to_string(&out).unwrap();
+        let lines: Vec<&str> = text.lines().collect();
         assert_eq!(lines, ["10-a pre-snapshot web 01 []", "20-b pre-snapshot web 01 []"]);
         assert_eq!(hooks.run(Event::PreBackup, &subject).unwrap_err().code(), Code::Hook);
         hooks.run(Event::PostBackup, &subject).unwrap();
         let started = Instant::now();
-        hooks.run(Event::Failure, &subject).unwrap();
+        Hooks { limit: Duration::from_millis(500), ..hooks }.run(Event::Failure, &subject).unwrap();
         assert!(started.elapsed() < Duration::from_secs(10));
+        let hooks = Hooks { dir: dir.path().to_owned(), limit: Duration::from_secs(20) };
         let open = hooks.run(Event::PostSnapshot, &subject).unwrap_err();
         assert!(open.to_string().contains("anybody may change"), "{open}");
+        assert_eq!(std::fs::read_to_string(&out).unwrap(), text, "it was not run");
     }
 }

@@ -7,10 +7,14 @@ mod windows;
 
 use serde::{Deserialize, Serialize};
 
+#[cfg(all(test, unix))]
+pub(crate) use unix::testing::*;
 #[cfg(unix)]
 pub(crate) use unix::*;
 #[cfg(unix)]
 pub use unix::{create_private_file, on_stop_signal, run_service};
+#[cfg(all(test, windows))]
+pub(crate) use windows::testing::*;
 #[cfg(windows)]
 pub(crate) use windows::*;
 #[cfg(windows)]
@@ -55,6 +59,29 @@ pub(crate) struct MountEntry {
     pub(crate) at: std::path::PathBuf,
     pub(crate) fs_type: String,
     pub(crate) source: String,
+}
+
+/// What a program does that a test writes.
+#[cfg(test)]
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum Does<'a> {
+    /// Appends a line to a file: its own name, `VCB_EVENT`, `VCB_VM_NAME` and in brackets `VCB_MOUNT`.
+    Tell(&'a std::path::Path),
+    /// Exits with 3.
+    Fail,
+    /// Runs for a minute, and so does its child.
+    Hang,
+    /// Nothing: the file cannot be run, and would fail.
+    NotExecutable,
+}
+
+/// What everybody may do with a file of a test.
+#[cfg(test)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Everybody {
+    Nothing,
+    Reads,
+    Changes,
 }
 
 #[cfg(test)]

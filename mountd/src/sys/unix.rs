@@ -1,5 +1,8 @@
 //! Linux.
 
+#[cfg(test)]
+pub(super) mod testing;
+
 use std::ffi::OsString;
 use std::fs;
 use std::io;
@@ -274,6 +277,9 @@ pub(crate) fn is_same_path(a: &Path, b: &Path) -> bool {
     a == b
 }
 
+/// What can be mounted on, as advice.
+pub(crate) const MOUNT_POINTS: &str = "Name an empty folder of your own, or one that does not exist yet.";
+
 /// Mount points that are no folders; there are none here.
 pub(crate) fn bare_mount_point(_at: &Path) -> Option<PathBuf> {
     None
@@ -349,12 +355,6 @@ pub(crate) fn kill_group(child: &mut Child) -> io::Result<()> {
 /// Makes sure that the names in a folder are on disk.
 pub(crate) fn sync_folder(folder: &Path) -> io::Result<()> {
     fs::File::open(folder)?.sync_all()
-}
-
-/// Makes a symbolic link for a test; false where the account may not.
-#[cfg(test)]
-pub(crate) fn symlink(target: &Path, link: &Path) -> bool {
-    std::os::unix::fs::symlink(target, link).is_ok()
 }
 
 #[cfg(test)]

@@ -11,7 +11,7 @@ use super::exclude::{self, Exclude, Place, SYSTEM_VOLUME_INFORMATION};
 use super::link::GuestNames;
 use super::node::{MAX_VOLUME, NodeId};
 use super::streams::{Item, Listings};
-use super::{Entry, Node, Note, View, letters, link, streams, xattr};
+use super::{Entry, Node, Note, View, VolumeName, letters, link, streams, xattr};
 use crate::vm::OpenVm;
 
 pub(super) const LAYER: &str = "view";
@@ -54,6 +54,8 @@ struct Volume {
     names: GuestNames,
     /// The filesystem, or the text that says why there is none.
     fs: Result<Arc<dyn Filesystem>, BlockRef>,
+    /// True when it should have been read and cannot be.
+    missed: bool,
     /// The folder of that name, when excluding looks into it.
     system_volume_information: Option<FileId>,
 }
@@ -105,13 +107,13 @@ impl FileView {
                 return Err(Error::new(Kind::Limit, LAYER, format!("volume number {}", volume.number)));
             }
             let note = |text, unreadable| Note { place: format!("digits/{}", volume.number), text, unreadable };
+            let missed = volume.fs.as_ref().is_err_and(|err| err.kind() != Kind::NotFound);
             let fs = match &volume.fs {
                 Ok(fs) => {
                     notes.extend(fs.notes().into_iter().map(|text| note(text, false)));
                     Ok(Arc::clone(fs))
                 }
                 Err(err) => {
-                    let missed = err.kind() != Kind::NotFound;
                     notes.push(note(err.report(), missed));
                     let text = match missed {
                         true => format!("This volume cannot be read.\n{}\n", err.report()),
@@ -128,7 +130,7 @@ impl FileView {
             };
             let mut names = letters.of(volume.number);
             names.guids.extend(volume.gpt_guid);
-            volumes.push(Volume { number: volume.number, names, fs, system_volume_information });
+            volumes.push(Volume { number: volume.number, names, fs, missed, system_volume_information });
         }
         Ok(FileView { volumes, options: options.clone(), notes, listings: Listings::default() })
     }
@@ -161,6 +163,16 @@ impl FileView {
             At::File(file) => Ok(file),
             _ => Err(wrong_type(what)),
         }
+    }
+
+    /// The only volume whose place here is not a mere reason why it is no matter of files; else the only one with a
+    /// drive letter, which leaves out what firmware and boot loaders keep beside the system's own volume.
+    fn only_volume(&self) -> Option<&Volume> {
+        let only = |wanted: &dyn Fn(&Volume) -> bool| {
+            let mut found = self.volumes.iter().filter(|volume| wanted(volume));
+            found.next().filter(|_| found.next().is_none())
+        };
+        only(&|volume| volume.fs.is_ok() || volume.missed).or_else(|| only(&|volume| volume.names.letter.is_some()))
     }
 
     /// A volume's root folder as seen from `letters/` or `digits/`.
@@ -461,6 +473,11 @@ impl View for FileView {
 
     fn notes(&self) -> Vec<Note> {
         self.notes.clone()
+    }
+
+    fn volume(&self) -> Option<VolumeName> {
+        let fs = self.only_volume()?.fs.as_ref().ok()?;
+        Some(VolumeName { label: fs.label(), serial: fs.serial() })
     }
 
     fn has_host_files(&self) -> bool {

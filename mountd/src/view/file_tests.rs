@@ -175,6 +175,29 @@ fn a_stream_whose_name_is_too_long_for_an_attribute_is_listed_and_refused() {
 }
 
 #[test]
+fn a_view_stands_for_its_only_volume_or_the_only_one_with_a_letter() {
+    let labelled = |label| {
+        let mut fs = FakeFs::new();
+        fs.label = label;
+        fs.arc()
+    };
+    let name_of = |volumes| {
+        let name = FileView::new(&vm_of(volumes), &FileOptions::default()).unwrap().volume();
+        name.map(|name| (String::from_utf8(name.label).unwrap(), name.serial))
+    };
+    let one = Some(("DATA".to_owned(), "0000000000000001".to_owned()));
+    assert_eq!(name_of(vec![Ok(labelled("DATA"))]), one);
+    let efi = || Error::new(Kind::NotFound, "volume", "FAT is not shown as files");
+    assert_eq!(name_of(vec![Err(efi()), Ok(labelled("DATA"))]), one);
+    assert_eq!(name_of(vec![Ok(labelled("")), Ok(labelled("DATA"))]), None);
+    assert_eq!(name_of(vec![Err(Error::corrupt("ntfs", "no MFT")), Ok(labelled("DATA"))]), None);
+    assert_eq!(name_of(vec![Err(Error::corrupt("ntfs", "no MFT"))]), None);
+    assert_eq!(name_of(Vec::new()), None);
+    // Three volumes, of which C has the hive, and one letter.
+    assert!(view(FileOptions::default()).volume().is_some());
+}
+
+#[test]
 fn streams_are_attributes_or_files_and_large_values_are_refused() {
     let plain = view(FileOptions::default());
     let node = walk(&plain, "letters/C/Users/Public/report.txt").unwrap().id;

@@ -149,12 +149,26 @@ pub trait View: Send + Sync {
     /// What a user should know about what is shown: volumes that cannot be read, a dirty log.
     fn notes(&self) -> Vec<Note>;
 
+    /// The volume that this view stands for, when it is one; for platforms whose mounts have a label and a number.
+    fn volume(&self) -> Option<VolumeName> {
+        None
+    }
+
     /// True when files of this view can be whole files of the host, which the kernel may read by itself.
     fn has_host_files(&self) -> bool;
 }
 
 /// Longest value of an extended attribute: Linux's `XATTR_SIZE_MAX`.
 pub const MAX_XATTR: u64 = 65536;
+
+/// What a volume calls itself.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct VolumeName {
+    /// Its label, which may be empty.
+    pub label: NameBuf,
+    /// Its serial number as [`vcb_fs::Filesystem::serial`] prints it.
+    pub serial: String,
+}
 
 /// A condition of what is shown.
 #[derive(Debug, Clone, PartialEq, Eq, serde::Serialize, serde::Deserialize)]

@@ -74,6 +74,7 @@ pub(crate) struct FakeFs {
     names: HashMap<(u64, NameBuf), u64>,
     /// Reading this file's content panics.
     pub(crate) panics: Option<u64>,
+    pub(crate) label: &'static str,
 }
 
 const ROOT: u64 = 5;
@@ -81,7 +82,13 @@ const SEQUENCE: u64 = 7 << 48;
 
 impl FakeFs {
     pub(crate) fn new() -> Self {
-        let mut fs = FakeFs { files: BTreeMap::new(), children: BTreeMap::new(), names: HashMap::new(), panics: None };
+        let mut fs = FakeFs {
+            files: BTreeMap::new(),
+            children: BTreeMap::new(),
+            names: HashMap::new(),
+            panics: None,
+            label: "",
+        };
         fs.files.insert(ROOT, fs.make(ROOT, b".", FileType::Dir));
         fs.children.insert(ROOT, Vec::new());
         fs
@@ -152,6 +159,7 @@ impl FakeFs {
         self.files.get_mut(&id).unwrap().unreadable = true;
     }
 
+    #[allow(dead_code, reason = "FUSE alone has permission bits to test it with")]
     pub(crate) fn read_only(&mut self, id: u64) {
         self.files.get_mut(&id).unwrap().dos |= 1;
     }
@@ -179,10 +187,10 @@ impl Filesystem for FakeFs {
         "fake"
     }
     fn label(&self) -> NameBuf {
-        Vec::new()
+        self.label.as_bytes().to_vec()
     }
     fn serial(&self) -> String {
-        String::new()
+        format!("{:016X}", self.files.len())
     }
     fn root(&self) -> FileId {
         FileId(ROOT | SEQUENCE)

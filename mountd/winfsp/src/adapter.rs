@@ -6,6 +6,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, AtomicUsize, Ordering};
 
+use vcb_fs::Name;
 use winfsp::filesystem::{
     DirBuffer, DirInfo, DirMarker, FileInfo, FileSecurity, FileSystemContext, ModificationDescriptor, OpenFileInfo,
     StreamInfo, VolumeInfo, WideNameInfo,
@@ -31,6 +32,7 @@ pub struct Adapter {
     tree: Tree,
     label: Vec<u16>,
     open: Arc<AtomicUsize>,
+    stopped: Box<dyn Fn() + Send + Sync>,
 }
 
 /// An open file of WinFsp's: ours, and the folder listing that it pages through.
@@ -44,8 +46,15 @@ pub struct Opened {
 impl Adapter {
     /// Serves `tree` under the volume label `label`, of which 32 units are shown.
     #[must_use]
-    pub fn new(tree: Tree, label: &str) -> Self {
-        Adapter { tree, label: to_windows(label.as_bytes()), open: Arc::default() }
+    pub fn new(tree: Tree, label: &Name) -> Self {
+        Adapter { tree, label: to_windows(label), open: Arc::default(), stopped: Box::new(|| {}) }
+    }
+
+    /// Calls `tell` when nobody asks any more, for one when WinFsp's driver is taken away under the mount.
+    #[must_use]
+    pub fn when_stopped(mut self, tell: impl Fn() + Send + Sync + 'static) -> Self {
+        self.stopped = Box::new(tell);
+        self
     }
 
     /// How many files and folders are open.
@@ -204,6 +213,13 @@ impl FileSystemContext for Adapter {
             fill(file_info, &opened.handle.info);
         }
         Ok(())
+    }
+
+    fn dispatcher_stopped(&self, normally: bool) {
+        if !normally {
+            tracing::error!("WinFsp has ended this mount");
+        }
+        (self.stopped)();
     }
 
     // Everything that would change something is refused. The driver does so itself on a volume marked as

@@ -12,6 +12,7 @@ use vcb_mountd::view::View;
 use winfsp::host::{FileSystemHost, FineGuard, VolumeParams};
 
 use crate::adapter::Adapter;
+use crate::identity::Identity;
 use crate::load;
 use crate::tree::Tree;
 
@@ -42,12 +43,18 @@ impl FrontEnd for WinFspFrontEnd {
         report: Arc<Report>,
     ) -> Result<Box<dyn Mounted>> {
         load::load().map_err(|text| Error::new(Kind::Unsupported, LAYER, text))?;
-        let (params, is_share) = params(at, options)?;
+        let identity = Identity::of(view.as_ref(), &options.label);
+        let (params, is_share) = params(at, identity.serial)?;
         let fail = |what: &str, err: &dyn std::fmt::Display| {
             let next = "see that the mount point is free and that 'sc query WinFsp' shows the driver running";
             Error::new(Kind::Io, LAYER, format!("{what}: {err}; {next}")).path(at)
         };
-        let adapter = Adapter::new(Tree::new(view, report), &options.label);
+        let (stop, stopped) = channel();
+        let ended = stop.clone();
+        let adapter = Adapter::new(Tree::new(view, report), &identity.label).when_stopped(move || {
+            // Nobody listens to a mount that is gone.
+            let _ = ended.send(());
+        });
         let open = adapter.open_count();
         let made = FileSystemHost::<_, FineGuard>::new(params, adapter);
         let mut host = made.map_err(|err| fail("WinFsp does not make the volume", &err))?;
@@ -57,14 +64,13 @@ impl FrontEnd for WinFspFrontEnd {
         }
         let threads = options.threads.and_then(|threads| u32::try_from(threads).ok()).unwrap_or(0);
         host.start_with_threads(threads).map_err(|err| fail("WinFsp does not start answering", &err))?;
-        let (stop, stopped) = channel();
         let busy = move || open.load(Ordering::Relaxed) > 0;
         Ok(Box::new(WinFspMounted { host, ending: Ending { stop, busy: Arc::new(busy) }, stopped }))
     }
 }
 
 /// The volume's parameters, and whether it is a share.
-fn params(at: &Path, options: &FrontOptions) -> Result<(VolumeParams, bool)> {
+fn params(at: &Path, serial: u32) -> Result<(VolumeParams, bool)> {
     let mut params = VolumeParams::new();
     params
         .filesystem_name(NAME)
@@ -80,7 +86,7 @@ fn params(at: &Path, options: &FrontOptions) -> Result<(VolumeParams, bool)> {
         .reparse_points_access_check(false)
         .named_streams(true)
         .read_only_volume(true)
-        .volume_serial_number(serial(&options.label));
+        .volume_serial_number(serial);
     let Some(share) = at.to_str().filter(|text| text.starts_with(r"\\")) else { return Ok((params, false)) };
     if share.encode_utf16().count() > LONGEST_PREFIX {
         return Err(Error::new(Kind::Limit, LAYER, format!("the name is longer than {LONGEST_PREFIX} units")).path(at));
@@ -88,12 +94,6 @@ fn params(at: &Path, options: &FrontOptions) -> Result<(VolumeParams, bool)> {
     // WinFsp's prefix has one backslash where UNC names have two.
     params.prefix(&share[1..]);
     Ok((params, true))
-}
-
-/// A volume number made of the VM's name, so that it is the same at every mount of it.
-fn serial(label: &str) -> u32 {
-    // FNV-1a: any spread will do.
-    label.bytes().fold(0x811C_9DC5, |hash, byte| (hash ^ u32::from(byte)).wrapping_mul(0x0100_0193))
 }
 
 /// What ends a mount.
@@ -160,17 +160,10 @@ mod tests {
     }
 
     #[test]
-    fn the_number_of_a_volume_is_its_vms() {
-        assert_eq!(serial("web01"), serial("web01"));
-        assert_ne!(serial("web01"), serial("web02"));
-    }
-
-    #[test]
     fn shares_have_a_prefix_and_a_limit() {
-        let options = FrontOptions::default();
-        assert!(params(Path::new(r"\\vcb\web01"), &options).unwrap().1);
-        assert!(!params(Path::new("X:"), &options).unwrap().1);
+        assert!(params(Path::new(r"\\vcb\web01"), 1).unwrap().1);
+        assert!(!params(Path::new("X:"), 1).unwrap().1);
         let long = format!(r"\\vcb\{}", "x".repeat(LONGEST_PREFIX));
-        assert_eq!(params(Path::new(&long), &options).err().unwrap().kind(), Kind::Limit);
+        assert_eq!(params(Path::new(&long), 1).err().unwrap().kind(), Kind::Limit);
     }
 }

@@ -6,6 +6,7 @@
 
 #![cfg_attr(test, allow(clippy::unwrap_used))]
 
+pub mod identity;
 pub mod names;
 pub mod security;
 pub mod status;

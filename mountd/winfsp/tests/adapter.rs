@@ -5,111 +5,20 @@
 #![allow(clippy::unwrap_used)]
 
 mod small;
+mod world;
 
-use std::ffi::c_void;
 use std::sync::Arc;
-use std::sync::Mutex;
 use std::sync::atomic::Ordering;
 
 use small::{BROKEN, CLOUD, FILE, LINK, Small};
-use vcb_mountd::front::Report;
-use vcb_winfsp::adapter::{Adapter, Opened};
-use vcb_winfsp::load;
+use vcb_mountd::view::VolumeName;
 use vcb_winfsp::security::READABLE_BY_ALL;
 use vcb_winfsp::status::{Status, status_of};
-use vcb_winfsp::tree::Tree;
-use winfsp::filesystem::{DirMarker, FileInfo, FileSecurity, FileSystemContext, OpenFileInfo, VolumeInfo};
-use winfsp::{FspError, U16CStr, U16CString};
+use winfsp::U16CStr;
+use winfsp::filesystem::{DirInfo, FileInfo, FileSecurity, FileSystemContext, ModificationDescriptor, VolumeInfo};
+use world::{World, marker, nothing, status, wide, world, world_of};
 
 const FILE_PATH: &str = r"\dir\READ me.txt";
-
-/// An adapter over the small view, and what was reported as unreadable.
-struct World {
-    adapter: Adapter,
-    unreadable: Arc<Mutex<Vec<String>>>,
-}
-
-/// `None`, with the reason, where WinFsp's DLL is not installed.
-fn world() -> Option<World> {
-    if let Err(why) = load::load() {
-        vcb_fixtures::skip(&why);
-        return None;
-    }
-    let unreadable = Arc::new(Mutex::new(Vec::new()));
-    let entries = Arc::clone(&unreadable);
-    let report = Report::with_listener(move |entry| entries.lock().unwrap().push(entry.path.clone()));
-    Some(World { adapter: Adapter::new(Tree::new(Arc::new(Small), Arc::new(report)), "a VM: web"), unreadable })
-}
-
-fn wide(text: &str) -> U16CString {
-    U16CString::from_str(text).unwrap()
-}
-
-fn status<T>(result: Result<T, FspError>) -> Status {
-    Status(result.err().expect("it fails").to_ntstatus().cast_unsigned())
-}
-
-fn nothing() -> OpenFileInfo {
-    // SAFETY: WinFsp hands it over zeroed too, but for a buffer that is not used without its pointer.
-    unsafe { std::mem::zeroed() }
-}
-
-impl World {
-    fn try_open(&self, path: &str, options: u32) -> Result<(Opened, FileInfo), FspError> {
-        let mut info = nothing();
-        let opened = self.adapter.open(&wide(path), options, 0, &mut info)?;
-        let info: &FileInfo = info.as_ref();
-        Ok((opened, info.clone()))
-    }
-
-    fn open(&self, path: &str) -> Opened {
-        self.try_open(path, 0).unwrap_or_else(|err| panic!("{path}: {:#x}", err.to_ntstatus())).0
-    }
-
-    fn security(&self, path: &str, room: usize) -> Result<(FileSecurity, Vec<u8>), FspError> {
-        let mut bytes = vec![0_u8; room];
-        // SAFETY: the slice covers the vector, and untyped bytes are what WinFsp gives.
-        let out = unsafe { std::slice::from_raw_parts_mut(bytes.as_mut_ptr().cast::<c_void>(), room) };
-        let found = self.adapter.get_security_by_name(&wide(path), Some(out), |_| None)?;
-        bytes.truncate(found.sz_security_descriptor as usize);
-        Ok((found, bytes))
-    }
-
-    /// Lists a folder in pages of `room` bytes: names and attributes.
-    fn list(&self, dir: &Opened, room: usize) -> Result<Vec<(String, u32, u64)>, FspError> {
-        let mut entries: Vec<(String, u32, u64)> = Vec::new();
-        loop {
-            let last = entries.last().map(|(name, ..)| wide(name));
-            let mut page = vec![0; room];
-            let used = self.adapter.read_directory(dir, None, marker(last.as_deref()), &mut page)?;
-            let before = entries.len();
-            let mut rest = &page[..used as usize];
-            let ended = loop {
-                let Some(head) = rest.get(..2) else { break false };
-                let size = usize::from(u16::from_le_bytes(head.try_into().unwrap()));
-                if size == 0 {
-                    break true;
-                }
-                let number = |at: usize| u64::from_le_bytes(rest[at..at + 8].try_into().unwrap());
-                let name: Vec<u16> =
-                    rest[104..size].chunks(2).map(|pair| u16::from_le_bytes([pair[0], pair[1]])).collect();
-                entries.push((String::from_utf16(&name).unwrap(), number(8) as u32, number(8 + 56)));
-                rest = rest.get(size.next_multiple_of(8)..).unwrap_or_default();
-            };
-            if ended {
-                return Ok(entries);
-            }
-            assert!(entries.len() > before, "a page without an entry and without an end");
-        }
-    }
-}
-
-/// WinFsp's crate makes markers for itself only.
-fn marker(name: Option<&U16CStr>) -> DirMarker<'_> {
-    const { assert!(size_of::<DirMarker<'_>>() == size_of::<Option<&U16CStr>>()) };
-    // SAFETY: the one field of a marker is this option.
-    unsafe { std::mem::transmute(name) }
-}
 
 #[test]
 fn files_open_by_name_and_kind() {
@@ -281,16 +190,25 @@ fn reparse_points_are_given_by_name_and_by_handle() {
 
 #[test]
 fn the_volume_tells_its_size_and_label() {
-    let Some(world) = world() else { return };
-    // SAFETY: WinFsp hands it over zeroed too.
-    let mut info: VolumeInfo = unsafe { std::mem::zeroed() };
-    world.adapter.get_volume_info(&mut info).unwrap();
-    assert_eq!((info.total_size, info.free_size), (40960, 16384));
-    // SAFETY: it is plain data, of the size that WinFsp's header says.
-    let raw: [u8; 88] = unsafe { std::mem::transmute(info) };
-    assert_eq!(u16::from_le_bytes([raw[16], raw[17]]), 18, "length of the label in bytes");
-    let label: Vec<u16> = raw[18..36].chunks(2).map(|pair| u16::from_le_bytes([pair[0], pair[1]])).collect();
-    assert_eq!(String::from_utf16(&label).unwrap(), "a VM\u{F03A} web");
+    let told = |world: &World| {
+        // SAFETY: WinFsp hands it over zeroed too.
+        let mut info: VolumeInfo = unsafe { std::mem::zeroed() };
+        world.adapter.get_volume_info(&mut info).unwrap();
+        let sizes = (info.total_size, info.free_size);
+        // SAFETY: it is plain data, of the size that WinFsp's header says.
+        let raw: [u8; 88] = unsafe { std::mem::transmute(info) };
+        let len = usize::from(u16::from_le_bytes([raw[16], raw[17]]));
+        let label: Vec<u16> = raw[18..18 + len].chunks(2).map(|pair| u16::from_le_bytes([pair[0], pair[1]])).collect();
+        (sizes, String::from_utf16(&label).unwrap())
+    };
+    let Some(vm) = world() else { return };
+    assert_eq!(told(&vm), ((40960, 16384), "a VM\u{F03A} web".to_owned()));
+    let name = |label: &str| Some(VolumeName { label: label.into(), serial: "0123456789ABCDEF".to_owned() });
+    let Some(volume) = world_of(Arc::new(Small { volume: name("Daten grün") })) else { return };
+    assert_eq!(told(&volume).1, "Daten grün");
+    // A VM's name may be longer than what NTFS and Windows take, which is 32 units.
+    let Some(long) = world_of(Arc::new(Small { volume: name(&"x".repeat(40)) })) else { return };
+    assert_eq!(told(&long).1, "x".repeat(32));
 }
 
 #[test]
@@ -301,7 +219,10 @@ fn nothing_can_be_changed() {
     let info = &mut FileInfo::default();
     // SAFETY: WinFsp hands it over zeroed too.
     let volume: &mut VolumeInfo = &mut unsafe { std::mem::zeroed() };
+    // SAFETY: it is a pointer in a wrapper, which nobody follows here.
+    let descriptor: ModificationDescriptor = unsafe { std::mem::zeroed() };
     let refused = [
+        status(adapter.set_security(&file, 0, descriptor)),
         status(adapter.create(&path, 0, 0, 0, None, 0, None, false, &mut nothing())),
         status(adapter.overwrite(&file, 0, false, 0, None, info)),
         status(adapter.rename(&file, &path, &path, false)),
@@ -314,12 +235,26 @@ fn nothing_can_be_changed() {
         status(adapter.delete_reparse_point(&file, &path, b"x")),
         status(adapter.set_extended_attributes(&file, b"x", info)),
     ];
-    assert_eq!(refused, [Status::WRITE_PROTECTED; 11]);
+    assert_eq!(refused, [Status::WRITE_PROTECTED; 12]);
     assert_eq!(status(adapter.get_extended_attributes(&file, &mut [0; 64])), Status::INVALID_DEVICE_REQUEST);
+    // The driver is told to find names by listing, so that it never asks for one; extended attributes are said to
+    // be none.
+    assert_eq!(status(adapter.get_dir_info_by_name(&file, &path, &mut DirInfo::new())), Status::INVALID_DEVICE_REQUEST);
     assert_eq!(status(adapter.control(&file, 0, &[], &mut [])), Status::INVALID_DEVICE_REQUEST);
     adapter.flush(Some(&file), info).unwrap();
     assert_eq!(info.file_size, 5);
     adapter.flush(None, info).unwrap();
     adapter.cleanup(&file, Some(&path), 1);
     assert_eq!(adapter.read(&file, &mut [0; 8], 0).unwrap(), 5);
+}
+
+#[test]
+fn a_dispatcher_that_stops_ends_the_mount() {
+    let Some(world) = world() else { return };
+    let (tell, told) = std::sync::mpsc::channel();
+    let adapter = world.adapter.when_stopped(move || tell.send(()).unwrap());
+    adapter.dispatcher_stopped(false);
+    told.try_recv().unwrap();
+    adapter.dispatcher_stopped(true);
+    told.try_recv().unwrap();
 }

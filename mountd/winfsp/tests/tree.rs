@@ -8,12 +8,13 @@ use std::sync::Arc;
 
 use small::{BROKEN, CLOUD, FILE, LINK, Small, TWIN};
 use vcb_block::Kind;
-use vcb_mountd::view::NodeId;
+use vcb_mountd::view::{NodeId, VolumeName};
+use vcb_winfsp::identity::Identity;
 use vcb_winfsp::status::{Status, status_of};
 use vcb_winfsp::tree::Tree;
 
 fn tree() -> Tree {
-    Tree::new(Arc::new(Small), Arc::default())
+    Tree::new(Arc::new(Small::default()), Arc::default())
 }
 
 fn wide(text: &str) -> Vec<u16> {
@@ -120,4 +121,20 @@ fn times_and_ids_are_the_guests_own() {
     assert_eq!((info.created, info.written, info.changed, info.accessed), (1, 2, 3, 4));
     assert_eq!((info.index, info.links, info.allocated, info.attributes), (FILE.0, 1, 4096, 0x20));
     assert_eq!(tree().totals(), Ok((40960, 16384)));
+}
+
+#[test]
+fn label_and_number_are_the_only_volumes_or_the_vms() {
+    let of = |volume: Option<(&str, &str)>, name: &str| {
+        let volume = volume.map(|(label, serial)| VolumeName { label: label.into(), serial: serial.to_owned() });
+        let identity = Identity::of(&Small { volume }, name);
+        (String::from_utf8(identity.label).unwrap(), identity.serial)
+    };
+    assert_eq!(of(Some(("System", "01D2A3B4C5D6E7F8")), "web01"), ("System".to_owned(), 0xC5D6_E7F8));
+    assert_eq!(of(Some(("", "01D2A3B4C5D6E7F8")), "web01"), ("web01".to_owned(), 0xC5D6_E7F8));
+    let vms = of(None, "web01");
+    assert_eq!(vms.0, "web01");
+    assert_eq!(of(Some(("System", "a UUID")), "web01"), ("System".to_owned(), vms.1));
+    assert_eq!(of(None, "web01"), vms, "it is the same at every mount");
+    assert_ne!(of(None, "web02").1, vms.1);
 }

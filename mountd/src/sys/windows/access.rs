@@ -18,7 +18,7 @@ use windows_sys::Win32::Storage::FileSystem::{CREATE_NEW, CreateDirectoryW, Crea
 use super::{Local, check, text_at, wide};
 
 /// Its owner, administrators and the system; nothing is inherited from above.
-const PRIVATE: &str = "D:P(A;OICI;FA;;;OW)(A;OICI;FA;;;BA)(A;OICI;FA;;;SY)";
+pub(super) const PRIVATE: &str = "D:P(A;OICI;FA;;;OW)(A;OICI;FA;;;BA)(A;OICI;FA;;;SY)";
 /// Groups that are everybody or nearly so: Everyone, Authenticated Users, Users, Guests, Anonymous,
 /// Interactive, Network.
 const EVERYBODY: [&str; 14] = [
@@ -37,13 +37,27 @@ const EVERYBODY: [&str; 14] = [
     "S-1-5-4",
     "S-1-5-2",
 ];
-/// Rights in words that let read, and their bits: FILE_READ_DATA, GENERIC_READ, GENERIC_ALL.
-const READING: [&str; 4] = ["FA", "FR", "GA", "GR"];
-const READING_BITS: u32 = 0x1 | 0x8000_0000 | 0x1000_0000;
+/// Rights as a descriptor's text has them: in words, or as one number.
+struct Rights {
+    words: &'static [&'static str],
+    bits: u32,
+}
 
-/// Calls `make` with attributes that make what it makes private.
-fn privately<T>(make: impl FnOnce(&SECURITY_ATTRIBUTES) -> io::Result<T>) -> io::Result<T> {
-    let text = wide(PRIVATE);
+/// FILE_READ_DATA (which is `CC` in words), GENERIC_READ, GENERIC_ALL.
+const READING: Rights = Rights { words: &["FA", "FR", "GA", "GR", "CC"], bits: 0x1 | 0x8000_0000 | 0x1000_0000 };
+/// Writing and appending, which on folders is adding files and folders (`DC`, `LC`), deleting what is in a folder
+/// (`DT`), WRITE_DAC, WRITE_OWNER, GENERIC_WRITE, GENERIC_ALL.
+const CHANGING: Rights = Rights {
+    words: &["FA", "FW", "GA", "GW", "DC", "LC", "DT", "WD", "WO"],
+    bits: 0x2 | 0x4 | 0x40 | 0x4_0000 | 0x8_0000 | 0x4000_0000 | 0x1000_0000,
+};
+
+/// Calls `use_it` with the descriptor that a text stands for.
+pub(super) fn with_descriptor<T>(
+    text: &str,
+    use_it: impl FnOnce(PSECURITY_DESCRIPTOR) -> io::Result<T>,
+) -> io::Result<T> {
+    let text = wide(text);
     let mut descriptor: PSECURITY_DESCRIPTOR = null_mut();
     // SAFETY: the text ends with a zero, and the pointer is written only.
     check(unsafe {
@@ -55,12 +69,18 @@ fn privately<T>(make: impl FnOnce(&SECURITY_ATTRIBUTES) -> io::Result<T>) -> io:
         )
     })?;
     let _freed = Local(descriptor);
-    let attributes = SECURITY_ATTRIBUTES {
-        nLength: size_of::<SECURITY_ATTRIBUTES>() as u32,
-        lpSecurityDescriptor: descriptor,
-        bInheritHandle: 0,
-    };
-    make(&attributes)
+    use_it(descriptor)
+}
+
+/// Calls `make` with attributes that make what it makes private.
+fn privately<T>(make: impl FnOnce(&SECURITY_ATTRIBUTES) -> io::Result<T>) -> io::Result<T> {
+    with_descriptor(PRIVATE, |descriptor| {
+        make(&SECURITY_ATTRIBUTES {
+            nLength: size_of::<SECURITY_ATTRIBUTES>() as u32,
+            lpSecurityDescriptor: descriptor,
+            bInheritHandle: 0,
+        })
+    })
 }
 
 /// Makes a folder, and those above it, that only this user, administrators and the system may look into.
@@ -110,6 +130,26 @@ pub fn create_private_file(path: &Path) -> io::Result<File> {
 pub(crate) fn others_can_read(path: &Path) -> io::Result<Option<(String, String)>> {
     // Whether it exists and can be opened is the clearer error.
     drop(OpenOptions::new().read(true).share_mode(7).open(path)?);
+    let text = access_text(path)?;
+    let user = std::env::var("USERNAME").unwrap_or_else(|_| "USER".to_owned());
+    let next = || format!("Run: icacls \"{}\" /inheritance:r /grant:r \"{user}:F\"", path.display());
+    Ok(who_may(&text, &READING).map(|who| (format!("{who} may read it ({text})"), next())))
+}
+
+/// When others than its owner and administrators can change a file, or what is in a folder: what to do about it.
+pub(super) fn others_can_change(path: &Path) -> io::Result<Option<String>> {
+    let text = access_text(path)?;
+    let next = || {
+        let inherited = if path.is_dir() { "(OI)(CI)" } else { "" };
+        // The system and administrators, whose names are others in other languages.
+        let grants = ["S-1-5-18", "S-1-5-32-544"].map(|who| format!("\"*{who}:{inherited}F\"")).join(" ");
+        format!("Run: icacls \"{}\" /inheritance:r /grant:r {grants}", path.display())
+    };
+    Ok(who_may(&text, &CHANGING).map(|_| next()))
+}
+
+/// The list of who may do what with a file or folder, as text.
+fn access_text(path: &Path) -> io::Result<String> {
     let name = wide(path);
     let mut descriptor: PSECURITY_DESCRIPTOR = null_mut();
     // SAFETY: the name ends with a zero; of the parts only the whole is asked for.
@@ -142,13 +182,11 @@ pub(crate) fn others_can_read(path: &Path) -> io::Result<Option<(String, String)
     })?;
     let _text_freed = Local(text.cast());
     // SAFETY: the function has put a text with a zero at its end there.
-    let text = unsafe { text_at(text) };
-    let next = || format!("Run: icacls \"{}\" /inheritance:r /grant:r \"%USERNAME%\":F", path.display());
-    Ok(reader(&text).map(|who| (format!("{who} may read it ({text})"), next())))
+    Ok(unsafe { text_at(text) })
 }
 
-/// The first group of everybody that a descriptor's text lets read.
-fn reader(text: &str) -> Option<String> {
+/// The first group of everybody that has any of these rights by a descriptor's text.
+fn who_may(text: &str, wanted: &Rights) -> Option<String> {
     let Some(list) = text.split("D:").nth(1) else { return Some("everybody".to_owned()) };
     if list.starts_with("NO_ACCESS_CONTROL") {
         return Some("everybody".to_owned());
@@ -158,14 +196,14 @@ fn reader(text: &str) -> Option<String> {
         let fields: Vec<&str> = entry.split(';').collect();
         let [kind, flags, rights, _, _, who, ..] = fields.as_slice() else { continue };
         // Entries that are only for inheriting do not concern the file itself.
-        if *kind != "A" || flags.contains("IO") || !EVERYBODY.contains(who) {
+        if *kind != "A" || flags.as_bytes().chunks(2).any(|flag| flag == b"IO") || !EVERYBODY.contains(who) {
             continue;
         }
-        let reads = match rights.strip_prefix("0x") {
-            Some(hex) => u32::from_str_radix(hex, 16).is_ok_and(|bits| bits & READING_BITS != 0),
-            None => rights.as_bytes().chunks(2).any(|right| READING.iter().any(|known| known.as_bytes() == right)),
+        let may = match rights.strip_prefix("0x") {
+            Some(hex) => u32::from_str_radix(hex, 16).is_ok_and(|bits| bits & wanted.bits != 0),
+            None => rights.as_bytes().chunks(2).any(|right| wanted.words.iter().any(|word| word.as_bytes() == right)),
         };
-        if reads {
+        if may {
             return Some((*who).to_owned());
         }
     }
@@ -175,15 +213,45 @@ fn reader(text: &str) -> Option<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::sys::{Everybody, let_everybody};
 
     #[test]
     fn descriptors_that_let_everybody_read_are_recognised() {
+        let reader = |text: &str| who_may(text, &READING);
         assert_eq!(reader("D:P(A;;FA;;;OW)(A;;FA;;;BA)"), None);
         assert_eq!(reader("D:(A;;0x1200a9;;;BU)").as_deref(), Some("BU"));
         assert_eq!(reader("D:AI(A;ID;FA;;;SY)(A;ID;FRFX;;;WD)").as_deref(), Some("WD"));
+        assert_eq!(reader("D:(A;;CC;;;AU)").as_deref(), Some("AU"));
         assert_eq!(reader("D:(A;OICIIO;FA;;;WD)(D;;FR;;;WD)(A;;FW;;;WD)"), None);
         assert_eq!(reader("D:NO_ACCESS_CONTROL").as_deref(), Some("everybody"));
         assert_eq!(reader("").as_deref(), Some("everybody"));
+    }
+
+    #[test]
+    fn descriptors_that_let_everybody_change_are_recognised() {
+        let changer = |text: &str| who_may(text, &CHANGING);
+        // What Windows gives to ProgramData, and what its folders inherit from it.
+        let usual = "D:AI(A;OICIID;FA;;;SY)(A;OICIID;FA;;;BA)(A;OICIIOID;GA;;;CO)(A;OICIID;0x1200a9;;;BU)";
+        assert_eq!(changer(usual), None);
+        assert_eq!(changer(&format!("{usual}(A;CIID;DCLCRPCR;;;BU)")).as_deref(), Some("BU"));
+        assert_eq!(changer(&format!("{usual}(A;CIIOID;DCLCRPCR;;;BU)")), None);
+        assert_eq!(changer("D:(A;;0x1301bf;;;AU)").as_deref(), Some("AU"));
+        assert_eq!(changer("D:(A;;FRFX;;;WD)"), None);
+    }
+
+    #[test]
+    fn who_may_change_a_file_or_a_folder_is_seen_on_disk() {
+        let dir = tempfile::tempdir().unwrap();
+        let file = dir.path().join("file");
+        std::fs::write(&file, "x").unwrap();
+        for path in [&file, dir.path()] {
+            let_everybody(path, Everybody::Reads);
+            assert_eq!(others_can_change(path).unwrap(), None, "{}", path.display());
+            let_everybody(path, Everybody::Changes);
+            let next = others_can_change(path).unwrap().unwrap();
+            assert!(next.starts_with("Run: icacls \"") && next.contains(&*path.to_string_lossy()), "{next}");
+            assert_eq!(next.contains("(OI)(CI)F"), path.is_dir());
+        }
     }
 
     #[test]

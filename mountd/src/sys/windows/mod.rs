@@ -5,6 +5,8 @@ mod access;
 mod process;
 mod service;
 mod stop;
+#[cfg(test)]
+pub(super) mod testing;
 
 use std::ffi::{OsStr, OsString};
 use std::fs;
@@ -119,6 +121,10 @@ pub(crate) fn is_same_path(a: &Path, b: &Path) -> bool {
     a == b || lower(a) == lower(b)
 }
 
+/// What can be mounted on, as advice.
+pub(crate) const MOUNT_POINTS: &str =
+    r"Name a free drive letter such as V:, a folder that does not exist yet, or \\SERVER\SHARE.";
+
 /// Mount points that are no folders: a drive letter (`X:`) and `\\server\share`.
 pub(crate) fn bare_mount_point(at: &Path) -> Option<PathBuf> {
     let mut parts = at.components();
@@ -198,11 +204,20 @@ pub(crate) fn host_name() -> Option<String> {
     std::env::var("COMPUTERNAME").ok()
 }
 
-/// Whether a file can be run. Who may change it is decided by its folder, which administrators own.
-#[allow(clippy::unnecessary_wraps, reason = "other systems have to look at the file")]
+/// Whether a file can be run: `Err` with what to do when anybody may change it or put others beside it, because
+/// whoever does would run as us.
 pub(crate) fn is_executable(path: &Path) -> io::Result<Result<bool, String>> {
     let extension = path.extension().and_then(OsStr::to_str).unwrap_or_default();
-    Ok(Ok(["exe", "bat", "cmd"].iter().any(|known| extension.eq_ignore_ascii_case(known))))
+    if !["exe", "bat", "cmd"].iter().any(|known| extension.eq_ignore_ascii_case(known)) {
+        return Ok(Ok(false));
+    }
+    // Folders below ProgramData let every user add files, unless that was taken from them.
+    for place in [Some(path), path.parent()].into_iter().flatten() {
+        if let Some(next) = access::others_can_change(place)? {
+            return Ok(Err(next));
+        }
+    }
+    Ok(Ok(true))
 }
 
 /// Replaces `path` by a file with this content, so that a crash leaves the old one or the new one.
@@ -272,12 +287,6 @@ unsafe fn text_at(text: *const u16) -> String {
         std::slice::from_raw_parts(text, len)
     };
     OsString::from_wide(units).to_string_lossy().into_owned()
-}
-
-/// Makes a symbolic link for a test; false where the account may not.
-#[cfg(test)]
-pub(crate) fn symlink(target: &Path, link: &Path) -> bool {
-    std::os::windows::fs::symlink_file(target, link).is_ok()
 }
 
 #[cfg(test)]

@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use vcb_block::{BlockRef, Error, Fault, FaultBlock, Kind, MemBlock, Result};
 use vcb_fs::{Attr, FileId, FileType, FsStats, Name, NameBuf, Stream, Time, Unreadable};
-use vcb_mountd::view::{Entry, Node, NodeId, Note, View};
+use vcb_mountd::view::{Entry, Node, NodeId, Note, View, VolumeName};
 
 pub const DIR: NodeId = NodeId(10);
 pub const FILE: NodeId = NodeId(11);
@@ -29,7 +29,11 @@ const NAMES: [(&[u8], NodeId); 6] = [
     (b"panics", PANICS),
 ];
 
-pub struct Small;
+#[derive(Default)]
+pub struct Small {
+    /// What the view says that it stands for.
+    pub volume: Option<VolumeName>,
+}
 
 /// Content whose reading is a defect.
 struct Panics;
@@ -167,6 +171,9 @@ impl View for Small {
     }
     fn notes(&self) -> Vec<Note> {
         Vec::new()
+    }
+    fn volume(&self) -> Option<VolumeName> {
+        self.volume.clone()
     }
     fn has_host_files(&self) -> bool {
         false

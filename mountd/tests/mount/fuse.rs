@@ -1,13 +1,4 @@
-//! Real mounts of VMs in memory: what the kernel sees, and what becomes of sessions.
-//!
-//! A session's background processes are this program again, so it has a `main` of its own.
-
-#![allow(clippy::unwrap_used)]
-
-mod place;
-#[path = "../src/view/testing.rs"]
-#[allow(dead_code)]
-mod testing;
+//! What Linux' kernel sees, and what becomes of sessions.
 
 use std::collections::BTreeMap;
 use std::fs::{self, File};
@@ -27,17 +18,17 @@ use vcb_mountd::plan::{DiskPlan, MountPlan};
 use vcb_mountd::session::{self, Health, Program, Show, Started, StateDir};
 use vcb_mountd::view::FullVmOptions;
 use vcb_mountd::vm::OpenVm;
-use vcb_mountd::{Code, Outcome, vm};
+use vcb_mountd::{Code, Outcome};
 
-use place::{Place, request};
-use testing::{FakeFs, vm_of};
+use crate::place::{self, Place, request};
+use crate::testing::{FakeFs, vm_of};
 
 const MANY: usize = 50_000;
 const SPARSE: u64 = 10 << 30;
 const NOBODY: u32 = 65_534;
 const DEAD: Duration = Duration::from_secs(10);
 
-fn main() -> ExitCode {
+pub fn main() -> ExitCode {
     let args: Vec<String> = std::env::args().skip(1).collect();
     let program = Program::current(Vec::new()).unwrap();
     match args.first().map(String::as_str) {
