@@ -9,7 +9,7 @@
 use std::collections::BTreeMap;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
-use std::thread;
+use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
 /// Reads in sequence before anything is made ahead of them.
@@ -65,10 +65,12 @@ struct Shared<S: Source> {
     done: Condvar,
 }
 
-/// The list for one source. Any number of threads may use it.
+/// The list for one source. Any number of threads may use it. Dropped, it waits for what is being made, so that
+/// the source is nobody's any more.
 pub struct Ahead<S: Source> {
     shared: Arc<Shared<S>>,
     reach: Reach,
+    running: Mutex<Vec<JoinHandle<()>>>,
 }
 
 impl<S: Source> Ahead<S> {
@@ -76,7 +78,7 @@ impl<S: Source> Ahead<S> {
     pub fn new(source: Arc<S>, reach: Reach) -> Self {
         let state = State { slots: BTreeMap::new(), next: 0, streak: 0, listed: 0, threads: 0, closed: false };
         let shared = Shared { source, state: Mutex::new(state), work: Condvar::new(), done: Condvar::new() };
-        Ahead { shared: Arc::new(shared), reach }
+        Ahead { shared: Arc::new(shared), reach, running: Mutex::default() }
     }
 
     /// What is ready for offset `at`, which is then no longer kept; waits when it is being made.
@@ -128,16 +130,26 @@ impl<S: Source> Ahead<S> {
         for (at, job) in jobs {
             state.slots.entry(at).or_insert(Slot::Wanted(job));
         }
-        while state.threads < self.reach.threads {
-            let shared = Arc::clone(&self.shared);
-            let spawned = thread::Builder::new().name("read-ahead".into()).spawn(move || shared.run());
-            if spawned.is_err() {
-                break;
-            }
-            state.threads += 1;
-        }
+        let missing = self.reach.threads.saturating_sub(state.threads);
+        state.threads += missing;
         drop(state);
+        if missing > 0 {
+            self.start(missing);
+        }
         self.shared.work.notify_all();
+    }
+
+    fn start(&self, count: usize) {
+        let mut running = self.running.lock().unwrap_or_else(PoisonError::into_inner);
+        running.retain(|thread| !thread.is_finished());
+        for _ in 0..count {
+            let shared = Arc::clone(&self.shared);
+            match thread::Builder::new().name("read-ahead".into()).spawn(move || shared.run()) {
+                Ok(thread) => running.push(thread),
+                // Without it reading is slower, and that is all.
+                Err(_) => self.shared.lock().threads -= 1,
+            }
+        }
     }
 }
 
@@ -148,6 +160,11 @@ impl<S: Source> Drop for Ahead<S> {
         state.slots.clear();
         drop(state);
         self.shared.work.notify_all();
+        let running = self.running.get_mut().unwrap_or_else(PoisonError::into_inner);
+        for thread in running.drain(..) {
+            // It does not panic: what is made is guarded.
+            drop(thread.join());
+        }
     }
 }
 
@@ -280,12 +297,6 @@ mod tests {
         }
         let shared = Arc::downgrade(&ahead.shared);
         drop(ahead);
-        for _ in 0..500 {
-            if shared.upgrade().is_none() {
-                return;
-            }
-            std::thread::sleep(Duration::from_millis(10));
-        }
-        panic!("a thread is still there");
+        assert!(shared.upgrade().is_none(), "a thread is still there");
     }
 }
