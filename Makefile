@@ -5,7 +5,7 @@ CARGO ?= cargo
 TARGET_DIR := $(if $(CARGO_TARGET_DIR),$(CARGO_TARGET_DIR),target)
 BIN := $(TARGET_DIR)/release/vcbmount
 
-.PHONY: help setup setup-demo build demo test torture fuzz lint bench man completions install windows test-windows dist-windows
+.PHONY: help setup setup-demo build demo test torture fuzz lint bench man completions install windows lint-windows test-windows dist-windows
 
 help: ## this list
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  \1\t\2/p' $(MAKEFILE_LIST) | expand -t 16
@@ -52,6 +52,11 @@ windows: ## vcbmount.exe, built here for Windows
 	scripts/windows/cross.sh setup
 	scripts/windows/cross.sh cargo build --release -p vcbmount
 	@echo $(or $(VCB_WINDOWS_TARGET_DIR),target/windows)/x86_64-pc-windows-gnu/release/vcbmount.exe
+
+lint-windows: ## clippy for Windows
+	scripts/setup.sh build
+	scripts/windows/cross.sh setup
+	scripts/windows/test.sh lint
 
 test-windows: ## everything of Windows but the driver, under wine
 	scripts/setup.sh demo

@@ -361,7 +361,7 @@ mod tests {
         let job = |words: &[&str]| {
             let options = Options { words: words.iter().map(|&word| word.to_owned()).collect(), ..Options::default() };
             let (vm, mode, at) = job(&options, &config).unwrap();
-            (vm, mode, at.display().to_string())
+            (vm, mode, at.display().to_string().replace(std::path::MAIN_SEPARATOR, "/"))
         };
         assert_eq!(job(&["web"]), ("web".into(), Mode::File, "/b/web-file".into()));
         assert_eq!(job(&["web", "fullvm"]), ("web".into(), Mode::Fullvm, "/b/web-fullvm".into()));

@@ -78,7 +78,7 @@ fn a_datastore_that_is_away_is_named_and_the_others_are_listed() {
     let world = World::new();
     world.write("ds/a/a.vmx", "displayName = \"A\"\n");
     let text = format!(
-        "[[datastore]]\nname = \"gone\"\npath = \"{0}/gone\"\n[[datastore]]\nname = \"ds\"\npath = \"{0}/ds\"\n",
+        "[[datastore]]\nname = \"gone\"\npath = '{0}/gone'\n[[datastore]]\nname = \"ds\"\npath = '{0}/ds'\n",
         world.dir.path().display()
     );
     world.write("home/.config/vcbmount/config.toml", text);

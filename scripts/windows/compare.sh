@@ -10,8 +10,9 @@ set -euo pipefail
 linux=$(realpath "$1") windows=$(realpath "$2") writer=$(realpath "$3")
 here=$(dirname "$(realpath "$0")")
 corpus=$(realpath -m "${VCBMOUNT_CORPUS:-$here/../../../shared/corpus}")
+prefix=$(realpath -m "${VCB_WINDOWS_TOOLCHAIN:-$here/../../target/windows-toolchain}/wine")
 work=$(mktemp -d)
-trap 'rm -rf "$work"' EXIT
+trap 'rm -rf "$work" "$prefix"/dosdevices/physicaldrive9[0-9]' EXIT
 export VCBMOUNT_STATE=$work/state HOME=$work/home XDG_CONFIG_HOME=$work/home/.config
 mkdir -p "$HOME"
 same=0 different=0
@@ -24,11 +25,14 @@ agree() {
   }
 }
 
+# What each is told before the arguments.
+for_linux=() for_windows=()
+
 # On both: the same arguments in the same folder; output and exit code must agree.
 both() {
   local linux_exit=0 windows_exit=0
-  "$linux" "$@" >"$work/linux.out" 2>"$work/linux.err" || linux_exit=$?
-  "$here/cross.sh" wine "$windows" "$@" >"$work/windows.out" 2>"$work/windows.err" || windows_exit=$?
+  "$linux" "${for_linux[@]}" "$@" >"$work/linux.out" 2>"$work/linux.err" || linux_exit=$?
+  "$here/cross.sh" wine "$windows" "${for_windows[@]}" "$@" >"$work/windows.out" 2>"$work/windows.err" || windows_exit=$?
   if [ $linux_exit = $windows_exit ] && agree; then
     same=$((same + 1))
     return
@@ -151,40 +155,37 @@ volumes() {
   done
 }
 
-# A datastore folder, and VMFS volumes, by configuration files that differ in their paths alone.
+# A datastore folder, and VMFS volumes on LUNs, by configuration files that differ in their paths alone: wine shows
+# the root of this host as Z:, and a link among its devices as a disk.
 datastores() {
   cd "$work/vmdk"
-  local image name
-  printf '[[datastore]]\nname = "ds"\npath = "%s"\n' "$work/vmdk" >"$work/folder.toml"
+  printf '[[datastore]]\nname = "ds"\npath = "%s"\n' "$work/vmdk" >"$work/linux.toml"
+  printf '[[datastore]]\nname = "ds"\npath = "Z:%s"\n' "$work/vmdk" >"$work/windows.toml"
+  local image name number=90
   for image in "$corpus"/vmfs/*.xz "$corpus"/vmfs/*.gz; do
     name=$(basename "$image"); name=${name%%.*}
     case $image in *.xz) xz -dkc "$image" ;; *) gzip -dc "$image" ;; esac >"$work/$name.img"
-    printf '[[datastore]]\nname = "%s"\nlun = ["%s"]\n' "$name" "$work/$name.img" >>"$work/folder.toml"
+    ln -sfn "$work/$name.img" "$prefix/dosdevices/physicaldrive$number"
+    printf '[[datastore]]\nname = "%s"\nlun = ["%s"]\n' "$name" "$work/$name.img" >>"$work/linux.toml"
+    printf '[[datastore]]\nname = "%s"\nlun = ["\\\\\\\\.\\\\PhysicalDrive%s"]\n' "$name" $number >>"$work/windows.toml"
+    number=$((number + 1))
   done
-  # The same paths, as Windows writes them: wine shows the root of this host as Z:.
-  sed 's|"\(/[^"]*\)"|"Z:\1"|' "$work/folder.toml" >"$work/windows.toml"
-  configured list
-  configured list --json
-  configured ls -R --json '[ds] '
+  local for_linux=(--config "$work/linux.toml") for_windows=(--config "$work/windows.toml")
+  both list
+  both list --json
+  both list any:
+  both ls -R --json '[ds] '
   for image in "$work"/*.img; do
-    name=$(basename "${image%.img}")
-    configured ls -R --json "[$name] "
-    configured list "any:"
+    both ls -R --json "[$(basename "${image%.img}")] "
+    lun_files "$(basename "${image%.img}")"
   done
 }
 
-configured() {
-  local linux_exit=0 windows_exit=0
-  "$linux" --config "$work/folder.toml" "$@" >"$work/linux.out" 2>"$work/linux.err" || linux_exit=$?
-  "$here/cross.sh" wine "$windows" --config "$work/windows.toml" "$@" >"$work/windows.out" 2>"$work/windows.err" || windows_exit=$?
-  if [ $linux_exit = $windows_exit ] && cmp -s "$work/linux.out" "$work/windows.out"; then
-    same=$((same + 1))
-  else
-    different=$((different + 1))
-    echo "DIFFERENT (exit $linux_exit and $windows_exit): $*"
-    diff <(head -c 2000 "$work/linux.out") <(head -c 2000 "$work/windows.out") | head -5 || true
-    head -3 "$work/windows.err"
-  fi
+# The files on a LUN, read through the device.
+lun_files() {
+  local file
+  "$linux" "${for_linux[@]}" ls -R "[$1] " 2>/dev/null | sed -n '1p;5p;9p' >"$work/files" || true
+  while IFS= read -r file; do both cat "[$1] $file"; done <"$work/files"
 }
 
 gallery

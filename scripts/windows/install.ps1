@@ -17,6 +17,10 @@ what is still mounted before it stops.
 
 .PARAMETER Uninstall
 Removes all of it again. C:\ProgramData\vcbmount with configuration and sessions stays.
+
+.NOTES
+Everybody may read C:\ProgramData\vcbmount afterwards, but for the sessions in it, and administrators alone may change
+it: the service obeys its configuration and runs its hooks.
 #>
 param(
     [string]$To = (Join-Path $env:ProgramFiles 'vcbmount'),
@@ -35,10 +39,35 @@ function Stop-And-Remove-Service {
     }
 }
 
+# Through the registry, because .NET would write what %SystemRoot% and the like stand for.
 function Set-MachinePath([scriptblock]$Change) {
-    $path = [Environment]::GetEnvironmentVariable('Path', 'Machine') -split ';' | Where-Object { $_ -and $_ -ne $To }
-    [Environment]::SetEnvironmentVariable('Path', ((& $Change $path) -join ';'), 'Machine')
+    $key = [Microsoft.Win32.Registry]::LocalMachine.OpenSubKey('SYSTEM\CurrentControlSet\Control\Session Manager\Environment', $true)
+    $path = @($key.GetValue('Path', '', 'DoNotExpandEnvironmentNames') -split ';' | Where-Object { $_ -and $_ -ne $To })
+    $key.SetValue('Path', (@(& $Change $path) -join ';'), 'ExpandString')
+    $key.Close()
+    # Tells running programs that the environment has changed.
+    [Environment]::SetEnvironmentVariable('VCBMOUNT_INSTALLED', $null, 'Machine')
 }
+
+# Folders below ProgramData let every user add files, and the service would obey them.
+function Protect-DataFolder {
+    $data = Join-Path $env:ProgramData 'vcbmount'
+    if (Test-Path $data) {
+        $owner = (Get-Acl $data).GetOwner([Security.Principal.SecurityIdentifier]).Value
+        $mine = [Security.Principal.WindowsIdentity]::GetCurrent().User.Value
+        # The system, administrators, and whoever runs this.
+        if ($owner -notin 'S-1-5-18', 'S-1-5-32-544', $mine) {
+            throw "$data belongs to ${owner}: look at what is in it, remove it, and run this again"
+        }
+    } else {
+        New-Item -ItemType Directory $data | Out-Null
+    }
+    & icacls.exe $data /inheritance:r /grant:r '*S-1-5-18:(OI)(CI)F' '*S-1-5-32-544:(OI)(CI)F' '*S-1-5-32-545:(OI)(CI)RX' | Out-Null
+    if ($LASTEXITCODE -ne 0) { throw "icacls cannot say who may change $data" }
+}
+
+$principal = [Security.Principal.WindowsPrincipal][Security.Principal.WindowsIdentity]::GetCurrent()
+if (-not $principal.IsInRole([Security.Principal.WindowsBuiltInRole]::Administrator)) { throw 'run this as administrator' }
 
 if ($Uninstall) {
     Stop-And-Remove-Service
@@ -49,6 +78,7 @@ if ($Uninstall) {
 }
 
 Stop-And-Remove-Service
+Protect-DataFolder
 New-Item -ItemType Directory -Force $To | Out-Null
 Copy-Item -Recurse -Force (Join-Path $PSScriptRoot '*') $To
 $exe = Join-Path $To 'vcbmount.exe'

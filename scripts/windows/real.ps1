@@ -59,14 +59,16 @@ function Test-Mount([string]$At) {
     $said = & $Exe mount --vm (Join-Path $Demo 'web01') --at $At
     Check "mount on $At exits with 0" ($LASTEXITCODE -eq 0)
     Check 'it prints the path alone' ($said -eq $At)
-    $volume = Join-Path "$At\" 'digits\1'
+    # Not by Join-Path, which asks for the drive before PowerShell knows of it.
+    $volume = "$At\digits\1"
     Compare-Files $volume
-    $upper = Join-Path $volume 'USERS\ADA\DOCUMENTS\LATER.TXT'
+    if ($At -match '^[A-Z]:$') { Check "the label is the volume's own" ("$(& cmd.exe /c "vol $At")" -match 'Web 01') }
+    $upper = "$volume\USERS\ADA\DOCUMENTS\LATER.TXT"
     Check 'names are found in any case' (Test-Path -LiteralPath $upper)
     $refused = $false
-    try { [IO.File]::WriteAllText((Join-Path $volume 'new.txt'), 'x') } catch { $refused = $true }
+    try { [IO.File]::WriteAllText("$volume\new.txt", 'x') } catch { $refused = $true }
     Check 'writing is refused' $refused
-    Check 'a missing file is missing' (-not (Test-Path -LiteralPath (Join-Path $volume 'none')))
+    Check 'a missing file is missing' (-not (Test-Path -LiteralPath "$volume\none"))
     & robocopy $volume (Join-Path $env:TEMP 'vcbmount-copy') /E /COPY:DAT /R:0 /W:0 /NFL /NDL /NJH | Out-Null
     Check 'robocopy copies it' ($LASTEXITCODE -lt 8)
     Remove-Item -Recurse -Force (Join-Path $env:TEMP 'vcbmount-copy') -ErrorAction SilentlyContinue
@@ -77,7 +79,8 @@ function Test-Mount([string]$At) {
 }
 
 Test-Mount 'V:'
-Test-Mount (Join-Path $env:TEMP 'vcbmount-test')
+# Not in the temporary folder, whose path may be a short name that is printed as the long one.
+Test-Mount "$env:SystemDrive\vcbmount-test"
 Test-Mount '\\vcbmount\web01'
 
 Write-Output 'killing a server'

@@ -93,7 +93,8 @@ pub fn service_log() -> Option<PathBuf> {
     // Beside the configuration that all users share.
     let config = Config::files(None).into_iter().next()?;
     let folder = config.parent()?;
-    std::fs::create_dir_all(folder).ok()?;
+    // Others would let every user add a configuration or hooks, which the service obeys.
+    host::create_private_dir(folder).ok()?;
     Some(folder.join("service.log"))
 }
 

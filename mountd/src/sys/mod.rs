@@ -12,13 +12,13 @@ pub(crate) use unix::testing::*;
 #[cfg(unix)]
 pub(crate) use unix::*;
 #[cfg(unix)]
-pub use unix::{create_private_file, on_stop_signal, run_service};
+pub use unix::{create_private_dir, create_private_file, on_stop_signal, run_service};
 #[cfg(all(test, windows))]
 pub(crate) use windows::testing::*;
 #[cfg(windows)]
 pub(crate) use windows::*;
 #[cfg(windows)]
-pub use windows::{create_private_file, on_stop_signal, run_service};
+pub use windows::{create_private_dir, create_private_file, on_stop_signal, run_service};
 
 /// A process, told apart from a later one with the same number by its start.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]

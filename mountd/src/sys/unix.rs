@@ -239,7 +239,10 @@ pub fn run_service(_work: impl FnOnce() + Send + 'static) -> io::Result<()> {
 }
 
 /// Makes a folder, and those above it, that only this user may look into.
-pub(crate) fn create_private_dir(path: &Path) -> io::Result<()> {
+///
+/// # Errors
+/// What the system says.
+pub fn create_private_dir(path: &Path) -> io::Result<()> {
     use std::os::unix::fs::DirBuilderExt;
     fs::DirBuilder::new().recursive(true).mode(0o700).create(path)
 }

@@ -84,7 +84,10 @@ fn privately<T>(make: impl FnOnce(&SECURITY_ATTRIBUTES) -> io::Result<T>) -> io:
 }
 
 /// Makes a folder, and those above it, that only this user, administrators and the system may look into.
-pub(crate) fn create_private_dir(path: &Path) -> io::Result<()> {
+///
+/// # Errors
+/// What the system says.
+pub fn create_private_dir(path: &Path) -> io::Result<()> {
     let missing: Vec<&Path> = path.ancestors().take_while(|path| !path.is_dir()).collect();
     for folder in missing.into_iter().rev().filter(|folder| !folder.as_os_str().is_empty()) {
         let name = wide(folder);

@@ -24,8 +24,8 @@ use windows_sys::Win32::UI::Shell::IsUserAnAdmin;
 
 use super::{MountEntry, Signal};
 
-pub use access::create_private_file;
-pub(crate) use access::{create_private_dir, others_can_read};
+pub(crate) use access::others_can_read;
+pub use access::{create_private_dir, create_private_file};
 pub(crate) use process::{close_stdout, detach, kill_group, leave_terminal, own_group, signal, start_of};
 pub use service::run_service;
 pub use stop::on_stop_signal;
