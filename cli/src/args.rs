@@ -319,7 +319,7 @@ pub struct MountArgs {
     #[arg(long, hide = !sys::POSIX)]
     pub list_acl: bool,
     /// How named streams are shown
-    #[arg(long, default_value = "xattr", hide = !sys::POSIX)]
+    #[arg(long, default_value = "xattr")]
     pub streams: Streams,
     /// Leave out what a backup can do without: pagefile, hiberfil, swapfile, vss, recycle; a list with commas, may be
     /// repeated
@@ -374,7 +374,7 @@ impl From<Preexisting> for config::Preexisting {
 /// How named streams are shown.
 #[derive(Clone, Copy, ValueEnum)]
 pub enum Streams {
-    /// As extended attributes user.NAME
+    /// As extended attributes user.NAME; on Windows as streams, without more
     Xattr,
     /// As files FILE:NAME beside their file
     Files,

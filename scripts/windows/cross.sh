@@ -59,22 +59,25 @@ unpack_rust() {
   ln -sfn "$dir"/rust-src/usr/src/rustc-1.96* "$dir/rw/usr/lib/rustlib/src/rust"
 }
 
-# With the libraries that tests need. Built once: an empty package, whose dependencies are what is wanted.
+# With the libraries that tests need. Built once: an empty package, whose dependencies are what is wanted. Beside
+# its code each has what the release build's optimisation across crates works on.
 build_std() {
   local lib=$dir/rw/usr/lib/rustlib/x86_64-pc-windows-gnu/lib work=$dir/std
-  compgen -G "$lib/libtest-*.rlib" >/dev/null && return
-  rm -rf "$work"
+  [ -e "$lib/has-bitcode" ] && return
+  rm -rf "$work" "$lib"
   mkdir -p "$work/src" "$lib"
   printf '[package]\nname = "empty"\nversion = "0.0.0"\nedition = "2021"\n[workspace]\n' > "$work/Cargo.toml"
   : > "$work/src/lib.rs"
   (
     use_toolchain
+    export CARGO_TARGET_X86_64_PC_WINDOWS_GNU_RUSTFLAGS=-Cembed-bitcode=yes
     export CARGO_TARGET_DIR=$work/target CARGO_UNSTABLE_BUILD_STD=std,panic_unwind,panic_abort,proc_macro,test
     cd "$work"
     cargo build -q --release
   )
   cp "$work"/target/x86_64-pc-windows-gnu/release/deps/*.rlib "$lib"
   rm -f "$lib"/libempty-*
+  touch "$lib/has-bitcode"
   rm -rf "$work"
 }
 

@@ -8,6 +8,7 @@ target=${VCB_WINDOWS_TARGET_DIR:-$root/target/windows}
 triple=x86_64-pc-windows-gnu
 version=$(sed -n 's/^version = "\(.*\)"$/\1/p' "$root/Cargo.toml" | head -1)
 name=vcbmount-$version-windows-x64
+commit=$(git -C "$root" rev-parse HEAD)
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
 out=$work/$name
@@ -27,7 +28,7 @@ vcbmount $version for Windows
 vcbmount.exe contains the crate winfsp, which is under the GNU General Public License, version 3. This program as a
 whole is therefore under that licence (LICENSE-GPL-3.0). vcbmount's own sources, but for the package vcb-winfsp, may
 also be used under LICENSE-MIT or LICENSE-APACHE. The complete source of this build is commit
-$(git -C "$root" rev-parse HEAD) of vcbmount, with the crates below at the versions that its Cargo.lock names.
+$commit of vcbmount, with the crates below at the versions that its Cargo.lock names.
 
 WinFsp - Windows File System Proxy, Copyright (C) Bill Zissimopoulos
 https://github.com/winfsp/winfsp

@@ -27,14 +27,14 @@ function Check([string]$What, [bool]$Holds) {
     if ($Holds) { $script:passed++ } else { $script:failed++; Write-Output "FAILED: $What" }
 }
 
-if (-not (Test-Path 'HKLM:\SOFTWARE\WOW6432Node\WinFsp')) {
-    if (Get-Command winget -ErrorAction SilentlyContinue) {
-        & winget install --id WinFsp.WinFsp --silent --accept-package-agreements --accept-source-agreements
-    } elseif (Get-Command choco -ErrorAction SilentlyContinue) {
-        & choco install winfsp -y --no-progress
-    }
-    if (-not (Test-Path 'HKLM:\SOFTWARE\WOW6432Node\WinFsp')) { throw 'WinFsp is not installed: https://winfsp.dev' }
+$winfsp = 'HKLM:\SOFTWARE\WOW6432Node\WinFsp'
+if (-not (Test-Path $winfsp) -and (Get-Command winget -ErrorAction SilentlyContinue)) {
+    & winget install --id WinFsp.WinFsp --silent --accept-package-agreements --accept-source-agreements
 }
+if (-not (Test-Path $winfsp) -and (Get-Command choco -ErrorAction SilentlyContinue)) {
+    & choco install winfsp -y --no-progress
+}
+if (-not (Test-Path $winfsp)) { throw 'WinFsp is not installed: https://winfsp.dev' }
 
 # Hash and path from the volume's root, as sha256sum has written them.
 $expected = @{}

@@ -44,8 +44,8 @@ pub const RUN_HELP: &str = "Mounts a VM, runs a command on it, and unmounts what
 /// Help of `doctor`.
 pub const DOCTOR_HELP: &str =
     "Looks for what is wrong: WinFsp, configuration, datastores, and the server's login, privileges and clock";
-/// Whether mounts have owners, permission bits and extended attributes to choose. Descriptors and streams are the
-/// guest's own here; options for the rest are taken, as other systems take them, and do nothing.
+/// Whether mounts have owners, permission bits and extended attributes to choose. Descriptors are the guest's own
+/// here; options for the rest are taken, as other systems take them, and do nothing.
 pub const POSIX: bool = false;
 
 /// What views are mounted with here.
