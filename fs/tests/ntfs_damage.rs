@@ -61,7 +61,10 @@ fn survey(fs: &dyn Filesystem) -> Files {
             if matches!(&content, Ok(None)) && path.len() < 2000 {
                 folders.push((id, path.clone()));
             }
-            files.insert(path, content);
+            // Of two entries with one name the error counts.
+            if content.is_err() || !files.contains_key(&path) {
+                files.insert(path, content);
+            }
         }
         if let Err(err) = listed {
             assert_ne!(err.kind(), Kind::NotFound, "{err:?}");
@@ -229,7 +232,7 @@ struct Sweep {
 }
 
 /// The bits to flip: in the long tier every 13th one of records and index blocks and few of the rest, otherwise
-/// each bit of each field of those, once.
+/// some bits of each field of those.
 fn chosen(bytes: &[u8], torture: bool) -> Vec<usize> {
     // Sectors of one byte repeated are unused, or content of the large file.
     let busy = |sector: &[u8]| sector.iter().any(|byte| Some(byte) != sector.first());
@@ -240,7 +243,10 @@ fn chosen(bytes: &[u8], torture: bool) -> Vec<usize> {
         match (torture, place::of(bytes, number * 512) == place::CLUSTER) {
             (true, content) => bits.extend(all.step_by(if content { 301 } else { 13 })),
             (false, true) => {}
-            (false, false) => bits.extend(all.filter(|bit| fields.insert((place::of(bytes, bit / 8), bit % 8)))),
+            (false, false) => bits.extend(all.step_by(5).filter(|bit| {
+                let field = place::of(bytes, bit / 8);
+                !field.contains("(free)") && !field.contains("slack") && fields.insert((field, bit % 8))
+            })),
         }
     }
     bits
@@ -253,6 +259,7 @@ fn every_flipped_bit_ends_in_an_answer() {
     let expected = survey(&*open(&made.block()));
     let torture = std::env::var_os("VCB_TORTURE").is_some_and(|value| value == "1");
     let bits = chosen(&bytes, torture);
+    println!("{} flips", bits.len());
     let threads = if torture { 2 } else { 1 };
     let (next, sweep) = (AtomicUsize::new(0), Mutex::new(Sweep::default()));
     let work = || {

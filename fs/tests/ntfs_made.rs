@@ -184,13 +184,14 @@ fn encrypt(volume: &mut [u8], name: &str, kind: u32) {
     record[at + 0x0D] |= 0x40;
 }
 
-/// Where the index entry for `name` begins.
-fn entry(volume: &[u8], name: &str) -> usize {
+/// Where the index entry for `name` begins, when no end of a sector is in it.
+fn entry_of(volume: &[u8], name: &str) -> Option<usize> {
     let name: Vec<u8> = name.encode_utf16().flat_map(u16::to_le_bytes).collect();
     let is_key = |key: &[u8]| usize::from(key[0x40]) * 2 == name.len() && key[0x42..].starts_with(&name);
     let len = (0x42 + name.len()) as u16;
-    let mut places = (0..volume.len() - 1024).step_by(2);
-    places.find(|&at| volume[at + 10..].starts_with(&len.to_le_bytes()) && is_key(&volume[at + 0x10..])).unwrap()
+    // The last one: a block that was split keeps the remains of what went into a new one.
+    let mut places = (0..volume.len() - 1024).step_by(2).rev();
+    places.find(|&at| volume[at + 10..].starts_with(&len.to_le_bytes()) && is_key(&volume[at + 0x10..]))
 }
 
 /// One bit of an entry could otherwise make a file one of NTFS's own, or a name one for DOS only, and hide it.
@@ -221,7 +222,7 @@ fn names_are_left_out_only_where_both_sides_agree() {
     // Made a name for DOS by damage: the file knows better.
     assert_eq!(
         ask(&|bytes| {
-            let at = entry(bytes, "Beta");
+            let at = entry_of(bytes, "Beta").unwrap();
             bytes[at + 0x51] = 2
         }),
         [alpha.clone(), beta.clone()]
@@ -229,16 +230,74 @@ fn names_are_left_out_only_where_both_sides_agree() {
     // The other way round it is shown, and is no name of the file's.
     let extra = ("ALPHA~1".to_owned(), Err(Kind::Corrupt));
     let found = ask(&|bytes| {
-        let at = entry(bytes, "ALPHA~1");
+        let at = entry_of(bytes, "ALPHA~1").unwrap();
         bytes[at + 0x51] = 1
     });
     assert_eq!(found, [alpha.clone(), extra, beta]);
     // Made to lead to $Boot, with the right sequence number.
     let found = ask(&|bytes| {
-        let at = entry(bytes, "Beta");
+        let at = entry_of(bytes, "Beta").unwrap();
         bytes[at..at + 8].copy_from_slice(&[7, 0, 0, 0, 0, 0, 7, 0])
     });
     assert_eq!(found, [alpha, ("Beta".to_owned(), Err(Kind::Corrupt))]);
+}
+
+/// A pointer that leads past a part of the tree contradicts nothing but the bitmap of blocks in use, and a damaged
+/// character may make two names of one.
+#[test]
+fn an_index_that_lost_a_part_is_not_taken_for_a_whole_one() {
+    let made = Made::new(&SMALL, |root| {
+        fs::create_dir(root.join("much in here")).unwrap();
+        for i in 100..500 {
+            fs::write(root.join(format!("much in here/a rather long name of a file, number {i}")), b"x").unwrap();
+        }
+    });
+    let Some(made) = made else { return };
+    let names = |bytes: &[u8]| {
+        let fs = open(&(Arc::new(MemBlock::new(bytes.to_vec())) as BlockRef));
+        let folder = fs.lookup(fs.root(), b"much in here").unwrap();
+        let absent = fs.lookup(folder, b"z").unwrap_err().kind();
+        let found = entries(&*fs, folder, 70).map_err(|err| err.kind());
+        let names = |found: Vec<vcb_fs::DirEntry>| found.into_iter().map(|entry| entry.name).collect::<BTreeSet<_>>();
+        (found.map(|found| names(found).len()), absent)
+    };
+    let mut bytes = made.bytes();
+    assert_eq!(names(&bytes), (Ok(400), Kind::NotFound));
+    let (record, at) = attribute(&mut bytes, "much in here", 0x90);
+    let word = |at: usize| usize::from(u16::from_le_bytes([record[at], record[at + 1]]));
+    let mut entry = at + usize::from(record[at + 0x14]) + 0x20;
+    while word(entry + 12) & 2 == 0 {
+        entry += word(entry + 8);
+    }
+    let child = entry + word(entry + 8) - 8;
+    let right = word(child);
+    let mut refused = 0;
+    for other in 0..=255 {
+        attribute(&mut bytes, "much in here", 0x90).0[child..child + 2].copy_from_slice(&(other as u16).to_le_bytes());
+        match names(&bytes) {
+            found if other == right => assert_eq!(found, (Ok(400), Kind::NotFound)),
+            (Err(Kind::Corrupt), Kind::Corrupt) => refused += 1,
+            found => panic!("{other}: {found:?}"),
+        }
+    }
+    assert_eq!(refused, 255);
+
+    let bytes = made.bytes();
+    let mut noticed = 0;
+    for number in (300..330).step_by(2) {
+        let Some(at) = entry_of(&bytes, &format!("a rather long name of a file, number {number}")) else { continue };
+        let mut bytes = bytes.clone();
+        bytes[at + 0x52 + 2 * 39] ^= 1;
+        // What is found may be the remains of an entry in a block that was split.
+        match names(&bytes).0 {
+            Ok(400) => {}
+            found => {
+                assert_eq!(found, Err(Kind::Corrupt), "{number}");
+                noticed += 1;
+            }
+        }
+    }
+    assert!(noticed > 3, "{noticed}");
 }
 
 #[test]

@@ -2,7 +2,7 @@
 
 use std::cmp::Ordering;
 use std::ops::ControlFlow;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use vcb_block::bytes::{le32, le64, u8_at};
 use vcb_block::{Error, Kind, Result};
@@ -34,6 +34,8 @@ const DOS: u8 = 2;
 pub(super) struct Folder {
     index: Index,
     case_sensitive: bool,
+    /// The index was found to be whole.
+    whole: OnceLock<()>,
 }
 
 /// A $FILE_NAME: an attribute of the file and the key of its folder's index.
@@ -88,7 +90,8 @@ impl Ntfs {
         }
         let index = Index::open(&self.mft, &file, I30)?;
         let weight = index.weight();
-        let folder = Arc::new(Folder { index, case_sensitive: Standard::of(&file)?.case_sensitive });
+        let case_sensitive = Standard::of(&file)?.case_sensitive;
+        let folder = Arc::new(Folder { index, case_sensitive, whole: OnceLock::new() });
         self.folders.insert(dir.0, Arc::clone(&folder), weight);
         Ok(folder)
     }
@@ -155,6 +158,10 @@ impl Ntfs {
             if order.is_gt() {
                 return Err(fault("is out of order"));
             }
+            // Then one of the two is damaged, and its own name missing.
+            if resumed && last == found.name.0 {
+                return Err(fault("has the name of the one before it"));
+            }
             if !resumed {
                 if order.is_lt() {
                     return Err(fault("comes before the entry that its own key leads to"));
@@ -183,7 +190,19 @@ impl Ntfs {
                 return Ok(());
             }
         }
-        if resumed { Ok(()) } else { Err(Fault::Mismatch("the position of an index entry").in_record(dir.0 & NUMBER)) }
+        if !resumed {
+            return Err(Fault::Mismatch("the position of an index entry").in_record(dir.0 & NUMBER));
+        }
+        self.check_whole(&folder)
+    }
+
+    /// Whoever says that there is nothing, or nothing more, makes sure that no part of the index was missed.
+    fn check_whole(&self, folder: &Folder) -> Result<()> {
+        if folder.whole.get().is_none() {
+            folder.index.check_whole(&self.nodes)?;
+            let _ = folder.whole.set(());
+        }
+        Ok(())
     }
 
     /// How an index key compares with `name`, whatever the case.
@@ -215,6 +234,9 @@ impl Ntfs {
             }
             other_case.get_or_insert_with(|| (FileId(entry.reference), found.name.to_wtf8()));
         }
-        other_case.filter(|_| ignore_case).ok_or_else(missing)
+        match other_case.filter(|_| ignore_case) {
+            Some(found) => Ok(found),
+            None => self.check_whole(&folder).and_then(|()| Err(missing())),
+        }
     }
 }

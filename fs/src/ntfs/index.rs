@@ -192,6 +192,68 @@ impl Index {
         exists && byte.is_some_and(|byte| byte >> (block % 8) & 1 == 1)
     }
 
+    /// Checks that the tree reaches every block in use: a damaged pointer may lead past a part of the tree, and nothing
+    /// else would contradict it.
+    ///
+    /// # Errors
+    /// Damage, blocks that are not reached, failing reads.
+    pub(super) fn check_whole(&self, pieces: &Pieces) -> Result<()> {
+        let blocks = self.allocation.as_ref().map_or(0, |data| data.len() / self.block_size);
+        let used = (0..blocks).filter(|&block| self.holds(block)).count() as u64;
+        // Mostly all children of a node are alike, and one tells of all.
+        if self.reached(pieces, used, false)? == used || self.reached(pieces, used, true)? == used {
+            return Ok(());
+        }
+        let place = Place::Index { record: self.record, block: None };
+        Err(Fault::Mismatch("the number of its blocks in use").at(place))
+    }
+
+    /// How many blocks the tree reaches, no more than one beyond `limit`. Unless `each`, the children of a node whose
+    /// first one has no children are taken not to have any.
+    fn reached(&self, pieces: &Pieces, limit: u64, each: bool) -> Result<u64> {
+        let root = self.root_node()?;
+        let first = root.first;
+        let mut stack = vec![(root, first, false)];
+        let mut found = 0;
+        while let Some((node, at, leaves)) = stack.last_mut() {
+            let entry = node.entry(*at)?;
+            let (child, is_last, len) = (entry.child, entry.is_last(), entry.len);
+            let mut below = None;
+            if let Some(vcn) = child {
+                found += 1;
+                if !*leaves || each {
+                    let child = self.child(pieces, vcn)?;
+                    *leaves = !child.inner;
+                    below = Some(child).filter(|child| child.inner);
+                }
+            }
+            // Before the child is looked at, as its own parent is done with then.
+            match is_last {
+                true => drop(stack.pop()),
+                false => *at += len,
+            }
+            stack.extend(below.map(|child| {
+                let first = child.first;
+                (child, first, false)
+            }));
+            if found > limit || stack.len() > MAX_DEPTH {
+                break;
+            }
+        }
+        Ok(found)
+    }
+
+    /// The node that an entry's child VCN leads to.
+    fn child(&self, pieces: &Pieces, vcn: u64) -> Result<Node<'static>> {
+        let block = vcn
+            .checked_mul(self.vcn_unit)
+            .filter(|offset| offset % self.block_size == 0)
+            .map(|offset| offset / self.block_size)
+            .filter(|&block| self.holds(block))
+            .ok_or_else(|| Fault::Child(vcn).in_record(self.record))?;
+        self.block_node(pieces, block)
+    }
+
     fn block_node(&self, pieces: &Pieces, block: u64) -> Result<Node<'static>> {
         let per_piece = (PIECE / self.block_size).max(1);
         let (index, mut slot) = (block / per_piece, block % per_piece);
@@ -398,18 +460,11 @@ impl<'a> Cursor<'a> {
     }
 
     fn descend(&self, vcn: u64) -> Result<Node<'a>> {
-        let fault = |fault: Fault| fault.in_record(self.index.record);
         if self.stack.len() >= MAX_DEPTH {
             let limit = MAX_DEPTH as u64;
-            return Err(fault(Fault::Limit { what: "depth of an index", value: limit + 1, limit }));
+            let fault = Fault::Limit { what: "depth of an index", value: limit + 1, limit };
+            return Err(fault.in_record(self.index.record));
         }
-        let size = self.index.block_size;
-        let block = vcn
-            .checked_mul(self.index.vcn_unit)
-            .filter(|offset| offset % size == 0)
-            .map(|offset| offset / size)
-            .filter(|&block| self.index.holds(block))
-            .ok_or_else(|| fault(Fault::Child(vcn)))?;
-        self.index.block_node(self.pieces, block)
+        self.index.child(self.pieces, vcn)
     }
 }

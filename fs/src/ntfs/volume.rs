@@ -34,6 +34,9 @@ const DIRTY: u16 = 1;
 const MAX_EA: u64 = 64 << 10;
 /// Longest security descriptor kept as an attribute, as in $Secure.
 const MAX_DESCRIPTOR: u64 = 256 << 10;
+/// Smallest cache: with less, the pieces in which records and index blocks are read would not fit its parts, and each
+/// record would cost a reading of 64 KiB.
+const MIN_CACHE: usize = 4 << 20;
 /// Longest label: 32 characters in Windows, bounded by the record anyway.
 const MAX_LABEL: u64 = 4096;
 
@@ -42,7 +45,7 @@ const MAX_LABEL: u64 = 4096;
 pub struct Options {
     /// Show NTFS's own files ($MFT, $Extend, …) in the root.
     pub metafiles: bool,
-    /// Bytes of MFT records, index blocks and decoded content to keep in memory.
+    /// Bytes of MFT records, index blocks and decoded content to keep in memory; 4 MiB at least.
     pub cache_bytes: u64,
     /// Show the changes that a log not closed in order holds, see [`Ntfs::log`]. Nothing is written.
     pub replay: bool,
@@ -164,7 +167,7 @@ impl Ntfs {
 }
 
 fn budget(options: &Options) -> usize {
-    usize::try_from(options.cache_bytes).unwrap_or(usize::MAX)
+    usize::try_from(options.cache_bytes).unwrap_or(usize::MAX).max(MIN_CACHE)
 }
 
 /// One of NTFS's own files.

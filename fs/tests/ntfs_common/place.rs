@@ -44,7 +44,7 @@ pub fn of(volume: &[u8], at: usize) -> String {
 
 fn in_record(record: &[u8], at: usize) -> String {
     let number = le(record, 0x2C, 4);
-    let own = if number < 24 { format!("record {number}") } else { "record".to_owned() };
+    let own = if number < 24 { "NTFS's record" } else { "record" }.to_owned();
     let used = if le(record, 0x16, 2) & 1 == 0 { " (free)" } else { "" };
     let mut start = le(record, 0x14, 2);
     if at < start {
@@ -65,6 +65,8 @@ fn in_record(record: &[u8], at: usize) -> String {
                 _ if form == "value" && !matches!(kind, 0x80 | 0xC0..) => format!("value+{:#x}", at - body),
                 _ => form.to_owned(),
             };
+            // Each folder's own: where it leads is what its files hang on.
+            let own = if kind == 0x90 { format!("record {number}") } else { own };
             return format!("{own}{used} {name} {form} {field}");
         }
         if len == 0 {
@@ -87,6 +89,7 @@ fn in_block(block: &[u8], at: usize) -> String {
             let last = if flags & 2 != 0 { "last " } else { "" };
             return match at {
                 _ if at < 0x10 => format!("index block {last}entry {at:#x}"),
+                _ if at + 2 == 0x10 + key => "index block entry end of name".to_owned(),
                 _ if at < 0x10 + key => format!("index block {last}entry key+{:#x}", (at - 0x10).min(0x42)),
                 _ => format!("index block {last}entry rest"),
             };
