@@ -76,6 +76,7 @@ pub fn index(bytes: &[u8]) {
     for (position, key) in found.iter().take(50) {
         assert_eq!(index.key_at(&nodes, *position).ok().flatten().as_ref(), Some(key));
     }
+    let _ = index.check_whole(&nodes);
     let _ = index.seek(&nodes, |key| Ok(if key.first() > Some(&0x80) { Ordering::Greater } else { Ordering::Less }));
 }
 
