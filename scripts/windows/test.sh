@@ -24,13 +24,16 @@ forget_winfsp() { "$cross" wine reg delete "$key" /f >/dev/null 2>&1 || true; }
 # cargo test, with its counts added up.
 tests() {
   local code=0
-  "$cross" cargo test -q --no-fail-fast "$@" >"$work/log" 2>&1 || code=$?
+  # Tests say on stdout what they pass over, which is caught and dropped otherwise.
+  RUST_TEST_NOCAPTURE=1 "$cross" cargo test -q --no-fail-fast "$@" >"$work/log" 2>&1 || code=$?
   local p f
-  p=$(grep -o '^test result: .* [0-9]* passed' "$work/log" | awk '{n += $(NF-1)} END {print n+0}')
-  f=$(grep -o '; [0-9]* failed' "$work/log" | awk '{n += $2} END {print n+0}')
-  skipped=$((skipped + $(grep -c '^skipped: ' "$work/log" || true)))
+  p=$(grep -ao 'test result: .* [0-9]* passed' "$work/log" | awk '{n += $(NF-1)} END {print n+0}')
+  f=$(grep -ao '; [0-9]* failed' "$work/log" | awk '{n += $2} END {print n+0}')
+  grep -ao 'skipped: .*' "$work/log" >"$work/skips" || true
+  skipped=$((skipped + $(wc -l <"$work/skips")))
   passed=$((passed + p)) failed=$((failed + f))
   echo "  $p passed, $f failed"
+  sort "$work/skips" | uniq -c | sed 's/^ *\([0-9]*\) /  \1 x /'
   if [ $code != 0 ]; then
     failures+=("cargo test $*")
     [ "$f" != 0 ] || failed=$((failed + 1))
@@ -193,7 +196,7 @@ for step in "${@:-lint unit adapter cli service compare}"; do
     echo "  $((SECONDS - began)) s"
   done
 done
-echo "windows tier: $passed passed, $failed failed, $skipped tests skipped for want of a tool, in $((SECONDS - started)) s"
+echo "windows tier: $passed passed, $failed failed, $skipped tests skipped, in $((SECONDS - started)) s"
 if [ $failed != 0 ]; then
   printf 'failed: %s\n' "${failures[@]}"
   exit 1

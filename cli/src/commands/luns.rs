@@ -18,11 +18,7 @@ pub fn checks(configs: &[DatastoreConfig]) -> Vec<Check> {
     }
     if let Some((device, err)) = failures.first() {
         let found = format!("{} block devices cannot be read, the first: {device}: {}", failures.len(), err.report());
-        let advice = if err.kind() == Kind::Denied {
-            "Run as root, or give this user the right to read them, to have VMFS volumes on them found."
-        } else {
-            "Look at its paths (multipath -ll, dmesg)."
-        };
+        let advice = if err.kind() == Kind::Denied { crate::sys::READ_DEVICES } else { crate::sys::LOOK_AT_DEVICE };
         checks.push(Check::limited(found, advice));
     }
     checks

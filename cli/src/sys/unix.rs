@@ -34,6 +34,11 @@ pub const AT_OR_SESSION: &str = "DIR|SESSION";
 pub const RUN_HELP: &str = "Mounts a VM, runs a command on it, and unmounts whatever happens\n\n\
     The command finds the mount's path in $VCB_MOUNT and in place of {}. The exit code is the command's, unless \
     mounting or unmounting failed.";
+/// What to do about block devices that this user may not read.
+pub const READ_DEVICES: &str =
+    "Run as root, or give this user the right to read them, to have VMFS volumes on them found.";
+/// What to do about a block device that cannot be read.
+pub const LOOK_AT_DEVICE: &str = "Look at its paths (multipath -ll, dmesg).";
 /// Help of `doctor`.
 pub const DOCTOR_HELP: &str =
     "Looks for what is wrong: FUSE, configuration, datastores, and the server's login, privileges and clock";

@@ -41,6 +41,11 @@ pub const AT_OR_SESSION: &str = "PLACE|SESSION";
 pub const RUN_HELP: &str = "Mounts a VM, runs a command on it, and unmounts whatever happens\n\n\
     The command finds the mount's path in %VCB_MOUNT% and in place of {}. The exit code is the command's, unless \
     mounting or unmounting failed.";
+/// What to do about block devices that this user may not read.
+pub const READ_DEVICES: &str = "Run as administrator to have VMFS volumes on them found.";
+/// What to do about a block device that cannot be read.
+pub const LOOK_AT_DEVICE: &str =
+    "Look at it in Disk Management and the system's event log; disks are read with an administrator's rights.";
 /// Help of `doctor`.
 pub const DOCTOR_HELP: &str =
     "Looks for what is wrong: WinFsp, configuration, datastores, and the server's login, privileges and clock";
