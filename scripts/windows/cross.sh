@@ -78,6 +78,8 @@ build_std() {
   cp "$work"/target/x86_64-pc-windows-gnu/release/deps/*.rlib "$lib"
   rm -f "$lib"/libempty-*
   touch "$lib/has-bitcode"
+  # What was built with another std cannot be linked with this one, and cargo does not see the difference.
+  rm -rf "${VCB_WINDOWS_TARGET_DIR:-$root/target/windows}"
   rm -rf "$work"
 }
 
