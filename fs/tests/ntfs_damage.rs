@@ -6,14 +6,15 @@
 mod ntfs_common;
 
 use std::collections::{BTreeMap, HashMap, HashSet};
-use std::hash::{DefaultHasher, Hasher};
+use std::hash::{DefaultHasher, Hash, Hasher};
 use std::ops::ControlFlow;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use std::sync::{Arc, Mutex};
 
 use ntfs_common::made::{Made, Recipe};
-use ntfs_common::{open, place};
+use ntfs_common::open;
+use ntfs_common::place::{CLUSTER, Places};
 use vcb_block::{Block, BlockRef, Fault, FaultBlock, Kind, Result, Window, check_range, plan};
 use vcb_fs::ntfs::{Ntfs, Options};
 use vcb_fs::{FileId, FileType, Filesystem};
@@ -38,10 +39,18 @@ fn volume() -> Option<Made> {
     })
 }
 
-/// What is known of everything: path, and the content in a few words.
-type Files = BTreeMap<Vec<u8>, Result<Content>>;
-/// Of each stream its length and a hash, the unnamed one last; `None` is a folder.
-type Content = Option<Vec<(u64, u64)>>;
+/// What is told of everything, by path.
+type Files = BTreeMap<Vec<u8>, Result<Told>>;
+
+/// What is told of one file.
+#[derive(Debug, Clone, PartialEq)]
+struct Told {
+    is_dir: bool,
+    /// Hash of attributes, ACL, object id and names of streams.
+    about: u64,
+    /// Of each stream its length and a hash, the unnamed one last; folders have none.
+    content: Vec<(u64, u64)>,
+}
 
 /// Path and content of everything, as far as it can be had; folders that cannot be listed are errors.
 fn survey(fs: &dyn Filesystem) -> Files {
@@ -58,7 +67,7 @@ fn survey(fs: &dyn Filesystem) -> Files {
         for (name, id) in found {
             let path = [&path[..], b"/", &name].concat();
             let content = one(fs, dir, &name, id, &mut known);
-            if matches!(&content, Ok(None)) && path.len() < 2000 {
+            if content.as_ref().is_ok_and(|told| told.is_dir) && path.len() < 2000 {
                 folders.push((id, path.clone()));
             }
             // Of two entries with one name the error counts.
@@ -74,32 +83,48 @@ fn survey(fs: &dyn Filesystem) -> Files {
     files
 }
 
-/// Content of a file; everything else that can be asked about it is asked. A file of many names is read once.
-fn one(
-    fs: &dyn Filesystem,
-    dir: FileId,
-    name: &[u8],
-    id: FileId,
-    known: &mut HashMap<FileId, Content>,
-) -> Result<Content> {
+/// What is told of a file. A file of many names is read once.
+fn one(fs: &dyn Filesystem, dir: FileId, name: &[u8], id: FileId, known: &mut HashMap<FileId, Told>) -> Result<Told> {
     let attr = fs.attr_as(dir, name, id)?;
-    if let Some(content) = known.get(&id) {
-        return Ok(content.clone());
+    if let Some(told) = known.get(&id) {
+        return Ok(told.clone());
     }
-    let _ = (fs.security(id), fs.parent(id), fs.name(id), fs.lookup(dir, name), fs.read_link(id), fs.object_id(id));
+    let _ = (fs.parent(id), fs.name(id), fs.read_link(id));
+    let is_dir = attr.kind == FileType::Dir;
+    let streams = fs.streams(id)?;
+    let mut about = DefaultHasher::new();
+    let times = [attr.modified, attr.changed, attr.accessed, attr.created];
+    let numbers = (attr.size, attr.allocated, attr.links, attr.dos, attr.reparse_tag, attr.case_sensitive);
+    (attr.kind, times, numbers).hash(&mut about);
+    (fs.security(id)?, fs.extended_attributes(id)?, fs.object_id(id)?, fs.reparse_data(id)?).hash(&mut about);
     let mut content = Vec::new();
-    for stream in fs.streams(id)? {
+    for stream in streams {
+        stream.name.hash(&mut about);
         content.push(hashed(&fs.open(id, Some(&stream.name))?)?);
     }
-    let content = match attr.kind {
-        FileType::Dir => None,
-        _ => {
-            content.push(hashed(&fs.open(id, None)?)?);
-            Some(content)
+    if !is_dir {
+        content.push(hashed(&fs.open(id, None)?)?);
+    }
+    let told = Told { is_dir, about: about.finish(), content };
+    known.insert(id, told.clone());
+    Ok(told)
+}
+
+/// Of `paths` those that are said not to be there when they are asked for by name.
+fn unfound<'p>(fs: &dyn Filesystem, paths: impl Iterator<Item = &'p Vec<u8>>) -> Vec<String> {
+    let mut folders: HashMap<&[u8], Option<FileId>> = HashMap::from([(&b""[..], Some(fs.root()))]);
+    let mut missing = Vec::new();
+    for path in paths {
+        let at = path.iter().rposition(|&byte| byte == b'/').unwrap();
+        // Ancestors sort before what they hold.
+        let Some(Some(dir)) = folders.get(&path[..at]) else { continue };
+        let found = fs.child(*dir, &path[at + 1..]);
+        if found.as_ref().is_err_and(|err| err.kind() == Kind::NotFound) {
+            missing.push(path.escape_ascii().to_string());
         }
-    };
-    known.insert(id, content.clone());
-    Ok(content)
+        folders.insert(path, found.ok().map(|attr| attr.id));
+    }
+    missing
 }
 
 /// Length and hash. A flipped bit may make a file huge and sparse: only its start is read then.
@@ -152,6 +177,7 @@ fn every_failing_read_is_an_error_or_does_no_harm() {
                     continue;
                 }
             };
+            assert!(unfound(&*fs, expected.keys()).is_empty(), "read {nth}");
             let found = survey(&*fs);
             for (path, content) in &found {
                 match (content, expected.get(path)) {
@@ -178,6 +204,7 @@ fn a_volume_cut_short_loses_nothing_silently() {
         let short: BlockRef = Arc::new(Window::new(volume.clone(), 0, kept).unwrap());
         let Ok(fs) = Ntfs::open(short, &Options::default()) else { continue };
         assert!(fs.notes().iter().any(|note| note.contains("longer")), "{kept}");
+        assert!(unfound(&*fs, expected.keys()).is_empty(), "{kept}");
         let found = survey(&*fs);
         for (path, right) in &expected {
             match (found.get(path), right) {
@@ -193,26 +220,30 @@ fn a_volume_cut_short_loses_nothing_silently() {
 enum Outcome {
     Same,
     Noticed,
-    /// Not as it was, and nobody says so: the paths that are gone, new, and other than they were.
+    /// Not as it was, and nobody says so: the paths that are gone, new, and other than they were; what is gone only
+    /// when asked for by name is among the first whatever else is noticed.
     Silent([Vec<String>; 3]),
 }
 
 fn judge(mutant: Flipped, expected: &Files) -> Outcome {
     let mutant: BlockRef = Arc::new(mutant);
     let Ok(fs) = Ntfs::open(mutant, &Options::default()) else { return Outcome::Noticed };
+    let unfound = unfound(&*fs, expected.keys());
     let found = survey(&*fs);
     let _ = (fs.stats(), fs.label(), fs.notes());
+    if !unfound.is_empty() {
+        return Outcome::Silent([unfound, Vec::new(), Vec::new()]);
+    }
     if found.values().any(Result::is_err) {
         return Outcome::Noticed;
     }
     let show = |path: &Vec<u8>| path.escape_ascii().to_string();
     let gone = expected.keys().filter(|path| !found.contains_key(*path)).map(show).collect::<Vec<_>>();
     let new = found.keys().filter(|path| !expected.contains_key(*path)).map(show).collect::<Vec<_>>();
-    let equal = |path: &Vec<u8>, content: &Result<Content>| {
-        expected.get(path).is_none_or(|right| right.as_ref().unwrap() == content.as_ref().unwrap())
+    let equal = |path: &Vec<u8>, told: &Result<Told>| {
+        expected.get(path).is_none_or(|right| right.as_ref().unwrap() == told.as_ref().unwrap())
     };
-    let other =
-        found.iter().filter(|(path, content)| !equal(path, content)).map(|(path, _)| show(path)).collect::<Vec<_>>();
+    let other = found.iter().filter(|(path, told)| !equal(path, told)).map(|(path, _)| show(path)).collect::<Vec<_>>();
     if gone.is_empty() && new.is_empty() && other.is_empty() {
         Outcome::Same
     } else {
@@ -231,22 +262,42 @@ struct Sweep {
     lost: Vec<String>,
 }
 
-/// The bits to flip: in the long tier every 13th one of records and index blocks and few of the rest, otherwise
-/// some bits of each field of those.
-fn chosen(bytes: &[u8], torture: bool) -> Vec<usize> {
+/// Part of $LogFile that is flipped whole: both restart pages. The rest of an empty log is one byte repeated.
+const RESTART_PAGES: usize = 8192;
+
+/// Fields in which a flip lost names only now and then: the length of an entry that then ended where another one does, and
+/// the last character of a name that became its neighbour's.
+const TREACHEROUS: [&str; 2] = ["index block entry 0x9", "index block entry end of name"];
+
+/// The bits to flip: in the long tier all of the metadata and few of the rest, otherwise some of each field of records
+/// and index blocks, and all of a few fields.
+fn chosen(bytes: &[u8], places: &Places<'_>, torture: bool) -> Vec<usize> {
     // Sectors of one byte repeated are unused, or content of the large file.
     let busy = |sector: &[u8]| sector.iter().any(|byte| Some(byte) != sector.first());
     let mut bits = Vec::new();
     let mut fields = HashSet::new();
-    for (number, _) in bytes.chunks(512).enumerate().filter(|(_, sector)| busy(sector)) {
-        let all = number * 4096..(number + 1) * 4096;
-        match (torture, place::of(bytes, number * 512) == place::CLUSTER) {
-            (true, content) => bits.extend(all.step_by(if content { 301 } else { 13 })),
-            (false, true) => {}
-            (false, false) => bits.extend(all.step_by(5).filter(|bit| {
-                let field = place::of(bytes, bit / 8);
-                !field.contains("(free)") && !field.contains("slack") && fields.insert((field, bit % 8))
-            })),
+    for (number, sector) in bytes.chunks(512).enumerate() {
+        let at = number * 512;
+        let own = places.own(at);
+        if !busy(sector) && !matches!(own, Some(("$LogFile", 0..RESTART_PAGES) | ("$MFT" | "$MFTMirr" | "$Bitmap", _)))
+        {
+            continue;
+        }
+        let all = at * 8..(at + 512) * 8;
+        let place = places.of(at);
+        match torture {
+            true => bits.extend(all.step_by(if place == CLUSTER { 301 } else { 1 })),
+            false if place == CLUSTER || own.is_some_and(|own| own.0 == place) => {}
+            false => {
+                for byte in at..at + 512 {
+                    let field = places.of(byte);
+                    let every = TREACHEROUS.contains(&&*field);
+                    let unused = field.contains("(free)") || field.contains("slack");
+                    let mut one =
+                        |bit: &usize| bit.is_multiple_of(5) && !unused && fields.insert((field.clone(), bit % 8));
+                    bits.extend((byte * 8..byte * 8 + 8).filter(|bit| every || one(bit)));
+                }
+            }
         }
     }
     bits
@@ -258,8 +309,15 @@ fn every_flipped_bit_ends_in_an_answer() {
     let bytes = Arc::new(made.bytes());
     let expected = survey(&*open(&made.block()));
     let torture = std::env::var_os("VCB_TORTURE").is_some_and(|value| value == "1");
-    let bits = chosen(&bytes, torture);
-    println!("{} flips", bits.len());
+    let places = Places::new(&bytes);
+    let bits = chosen(&bytes, &places, torture);
+    let mut classes = BTreeMap::<String, u64>::new();
+    for bit in &bits {
+        let place = places.of(bit / 8);
+        let class = ["(free)", "record", "index block", "boot"].into_iter().find(|part| place.contains(part));
+        *classes.entry(class.map_or(place, str::to_owned)).or_default() += 1;
+    }
+    println!("{} flips: {classes:#?}", bits.len());
     let threads = if torture { 2 } else { 1 };
     let (next, sweep) = (AtomicUsize::new(0), Mutex::new(Sweep::default()));
     let work = || {
@@ -267,13 +325,13 @@ fn every_flipped_bit_ends_in_an_answer() {
             let (byte, bit) = (number / 8, number % 8);
             let mutant = Flipped { bytes: bytes.clone(), byte: byte as u64, mask: 1 << bit };
             let outcome = catch_unwind(AssertUnwindSafe(|| judge(mutant, &expected)))
-                .unwrap_or_else(|_| panic!("byte {byte:#x} bit {bit}, in {}", place::of(&bytes, byte)));
+                .unwrap_or_else(|_| panic!("byte {byte:#x} bit {bit}, in {}", places.of(byte)));
             let mut sweep = sweep.lock().unwrap();
             match outcome {
                 Outcome::Same => sweep.same += 1,
                 Outcome::Noticed => sweep.noticed += 1,
                 Outcome::Silent([gone, new, other]) => {
-                    let place = place::of(&bytes, byte);
+                    let place = places.of(byte);
                     let what =
                         format!("{place}: byte {byte:#x} bit {bit}: gone {gone:?}, new {new:?}, other {other:?}");
                     if !gone.is_empty() || !new.is_empty() {

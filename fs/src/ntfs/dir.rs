@@ -12,6 +12,7 @@ use super::error::{Fault, LAYER};
 use super::file::File;
 use super::index::Index;
 use super::name::{self, Utf16};
+use super::node::Entry;
 use super::record::{NUMBER, kind};
 use super::volume::Ntfs;
 use super::{ROOT, reparse};
@@ -34,8 +35,8 @@ const DOS: u8 = 2;
 pub(super) struct Folder {
     index: Index,
     case_sensitive: bool,
-    /// The index was found to be whole.
-    whole: OnceLock<()>,
+    /// The index was found to be whole and in order.
+    sound: OnceLock<()>,
 }
 
 /// A $FILE_NAME: an attribute of the file and the key of its folder's index.
@@ -66,6 +67,15 @@ impl<'a> FileName<'a> {
         })
     }
 
+    /// The key of a folder's entry.
+    fn of(entry: &'a Entry<'_>) -> Result<Self> {
+        let name = FileName::parse(entry.key).map_err(|fault| fault.at(entry.place))?;
+        if entry.key.len() != 0x42 + name.name.0.len() {
+            return Err(entry.fault("has a name of another length than its key"));
+        }
+        Ok(name)
+    }
+
     /// True for a short name that stands beside a real one.
     pub(super) fn is_dos(&self) -> bool {
         self.namespace == DOS
@@ -91,7 +101,7 @@ impl Ntfs {
         let index = Index::open(&self.mft, &file, I30)?;
         let weight = index.weight();
         let case_sensitive = Standard::of(&file)?.case_sensitive;
-        let folder = Arc::new(Folder { index, case_sensitive, whole: OnceLock::new() });
+        let folder = Arc::new(Folder { index, case_sensitive, sound: OnceLock::new() });
         self.folders.insert(dir.0, Arc::clone(&folder), weight);
         Ok(folder)
     }
@@ -108,19 +118,25 @@ impl Ntfs {
             }
     }
 
-    /// True when the file agrees that the folder has `name` for DOS only: it stands beside a real one, and is left
+    /// Whether the file of an entry agrees with it about its name, `None` when not, and then whether that is for DOS only.
+    fn own_name(&self, dir: FileId, found: &FileName<'_>, entry: u64) -> Result<Option<bool>> {
+        let mut own_name = None;
+        let file = File::open(&self.mft, entry)?;
+        let wanted = |k, _: Utf16<'_>, _| k == kind::FILE_NAME;
+        file.visit(wanted, |attribute| {
+            let own = FileName::parse(attribute.resident()?)?;
+            if own.folder & NUMBER == dir.0 & NUMBER && own.name == found.name {
+                own_name = Some(own_name.unwrap_or(false) || own.is_dos());
+            }
+            Ok(())
+        })?;
+        Ok(own_name)
+    }
+
+    /// True when the file agrees that the folder has its name for DOS only: it stands beside a real one, and is left
     /// out. A file that cannot be read does not contradict; its other name tells.
     fn is_for_dos(&self, dir: FileId, found: &FileName<'_>, entry: u64) -> bool {
-        let mut agrees = false;
-        let visited = File::open(&self.mft, entry).and_then(|file| {
-            let wanted = |k, _: Utf16<'_>, _| k == kind::FILE_NAME;
-            file.visit(wanted, |attribute| {
-                let own = FileName::parse(attribute.resident()?)?;
-                agrees |= own.is_dos() && own.folder & NUMBER == dir.0 & NUMBER && own.name == found.name;
-                Ok(())
-            })
-        });
-        agrees || visited.is_err()
+        self.own_name(dir, found, entry).map_or(true, |own| own == Some(true))
     }
 
     fn is_left_out(&self, dir: FileId, found: &FileName<'_>, entry: u64) -> bool {
@@ -151,34 +167,25 @@ impl Ntfs {
             }
         };
         while let Some(entry) = cursor.next()? {
-            let fault = |what| Fault::Entry { offset: entry.position as usize & 0xF_FFFF, what }.at(entry.place);
-            let found = FileName::parse(entry.key).map_err(|fault| fault.at(entry.place))?;
-            // Order is what lookups rely on, and what keeps a tree that contains itself from being endless.
-            let order = self.upcase.compare(Utf16(&last).units(), found.name.units());
-            if order.is_gt() {
-                return Err(fault("is out of order"));
-            }
-            // Then one of the two is damaged, and its own name missing.
-            if resumed && last == found.name.0 {
-                return Err(fault("has the name of the one before it"));
-            }
+            let found = FileName::of(&entry)?;
             if !resumed {
-                if order.is_lt() {
-                    return Err(fault("comes before the entry that its own key leads to"));
+                if self.upcase.compare(Utf16(&last).units(), found.name.units()).is_ne() {
+                    return Err(entry.fault("comes before the entry that its own key leads to"));
                 }
                 resumed = entry.position == cookie;
                 continue;
             }
+            self.check_follows(&last, &entry, &found)?;
             last.clear();
             last.extend_from_slice(found.name.0);
             if self.is_left_out(dir, &found, entry.reference) {
                 continue;
             }
             if found.folder & NUMBER != dir.0 & NUMBER {
-                return Err(fault("belongs to another folder"));
+                return Err(entry.fault("belongs to another folder"));
             }
             if found.name.0.is_empty() || found.name.units().any(|unit| unit == 0 || unit == u16::from(b'/')) {
-                return Err(fault("has a name that no file can have"));
+                return Err(entry.fault("has a name that no file can have"));
             }
             let entry = DirEntry {
                 name: found.name.to_wtf8(),
@@ -193,16 +200,71 @@ impl Ntfs {
         if !resumed {
             return Err(Fault::Mismatch("the position of an index entry").in_record(dir.0 & NUMBER));
         }
-        self.check_whole(&folder)
-    }
-
-    /// Whoever says that there is nothing, or nothing more, makes sure that no part of the index was missed.
-    fn check_whole(&self, folder: &Folder) -> Result<()> {
-        if folder.whole.get().is_none() {
-            folder.index.check_whole(&self.nodes)?;
-            let _ = folder.whole.set(());
+        // In order, as entries were compared; with all there are when it began with the first.
+        if folder.sound.get().is_none() {
+            index.check_whole(&self.nodes)?;
+            if cookie == 0 {
+                let _ = folder.sound.set(());
+            }
         }
         Ok(())
+    }
+
+    /// That an entry comes after the one called `last`. Order is what lookups rely on, and what keeps a tree that contains
+    /// itself from being endless.
+    fn check_follows(&self, last: &[u8], entry: &Entry<'_>, found: &FileName<'_>) -> Result<()> {
+        if self.upcase.compare(Utf16(last).units(), found.name.units()).is_gt() {
+            return Err(entry.fault("is out of order"));
+        }
+        // Then one of the two is damaged, and its own name missing.
+        if last == found.name.0 {
+            return Err(entry.fault("has the name of the one before it"));
+        }
+        Ok(())
+    }
+
+    /// Before a name is said not to be there: finds damage that could have led past it, or made another name of it.
+    fn check_missing(&self, dir: FileId, folder: &Folder, name: Utf16<'_>) -> Result<()> {
+        self.check_order(folder)?;
+        let mut cursor = folder.index.seek(&self.nodes, |key| self.compare(key, name))?;
+        // In an index in order, an entry whose name was damaged is still beside the place of its right one.
+        if let Some(before) = cursor.before()? {
+            self.check_name(dir, &before)?;
+        }
+        while let Some(entry) = cursor.next()? {
+            self.check_name(dir, &entry)?;
+            if self.compare(entry.key, name).map_err(|fault| fault.at(entry.place))?.is_ne() {
+                break;
+            }
+        }
+        Ok(())
+    }
+
+    /// Lookups rely on the order of the whole index, which is looked through once.
+    fn check_order(&self, folder: &Folder) -> Result<()> {
+        if folder.sound.get().is_some() {
+            return Ok(());
+        }
+        let mut cursor = folder.index.first(&self.nodes)?;
+        let mut last: Vec<u8> = Vec::new();
+        while let Some(entry) = cursor.next()? {
+            let found = FileName::of(&entry)?;
+            self.check_follows(&last, &entry, &found)?;
+            last.clear();
+            last.extend_from_slice(found.name.0);
+        }
+        folder.index.check_whole(&self.nodes)?;
+        let _ = folder.sound.set(());
+        Ok(())
+    }
+
+    /// That the file of `entry` agrees about its name.
+    fn check_name(&self, dir: FileId, entry: &Entry<'_>) -> Result<()> {
+        let found = FileName::of(entry)?;
+        match self.own_name(dir, &found, entry.reference)? {
+            Some(_) => Ok(()),
+            None => Err(Fault::Mismatch("the name that its folder has for it").in_record(entry.reference & NUMBER)),
+        }
     }
 
     /// How an index key compares with `name`, whatever the case.
@@ -222,7 +284,7 @@ impl Ntfs {
         let mut other_case = None;
         // Names that differ in case only are neighbours; which of them comes first does not matter here.
         while let Some(entry) = cursor.next()? {
-            let found = FileName::parse(entry.key).map_err(|fault| fault.at(entry.place))?;
+            let found = FileName::of(&entry)?;
             if self.upcase.compare(found.name.units(), wanted.units()).is_ne() {
                 break;
             }
@@ -236,7 +298,10 @@ impl Ntfs {
         }
         match other_case.filter(|_| ignore_case) {
             Some(found) => Ok(found),
-            None => self.check_whole(&folder).and_then(|()| Err(missing())),
+            None => {
+                self.check_missing(dir, &folder, wanted).map_err(|err| self.log.explain(err))?;
+                Err(missing())
+            }
         }
     }
 }

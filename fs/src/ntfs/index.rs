@@ -1,25 +1,22 @@
-//! B+ trees: folders ($I30) and the index of security ids ($SII).
+//! B+ trees of [nodes](super::node): folders ($I30) and the index of security ids ($SII).
 //!
-//! ```text
-//! node   0x00 first entry  0x04 end of entries  0x08 allocated  0x0C flags (1: has children)
-//! entry  0x00 file or data reference  0x08 length  0x0A key length  0x0C flags  0x10 key … child VCN
-//! ```
-//! A node is the rest of the $INDEX_ROOT attribute or of an INDX block. In an entry's child lie the keys
-//! before its own; the last entry of a node has no key. Child VCNs count clusters, or 512-byte units where
+//! A node is the rest of the $INDEX_ROOT attribute or of an INDX block. Child VCNs count clusters, or 512-byte units where
 //! a cluster is longer than a block (observed, every cluster size from 512 bytes to 2 MiB).
 
 use std::cmp::Ordering;
 use std::sync::Arc;
 
-use vcb_block::bytes::{le16, le32, le64};
+use vcb_block::bytes::{le32, le64};
 use vcb_block::{BlockRef, Result, plan};
 
 use super::cache::Cache;
+use super::dir::I30;
 use super::error::{Fault, Place};
 use super::file::File;
 use super::fixup;
 use super::mft::Mft;
 use super::name::Utf16;
+use super::node::{Entry, Node, POSITION_BITS, Source};
 use super::record::kind;
 
 /// Longest index block: one cluster on volumes of 64 KiB clusters; others have 4 KiB.
@@ -37,20 +34,12 @@ const ROOT_HEADER: usize = 0x10;
 /// Bytes before the node in an INDX block.
 const BLOCK_HEADER: usize = 0x18;
 
-/// Node flag: its entries have children.
-const HAS_CHILDREN: u32 = 1;
-
-/// Entry flag: has a child.
-const HAS_CHILD: u16 = 1;
-/// Entry flag: the last of its node, without a key.
-const LAST: u16 = 2;
-
 /// Blocks of indexes, by record number of the owner and piece.
 pub(super) type Pieces = Cache<(u64, u64), Piece>;
 
 /// Some blocks of an index in a row, update sequences applied.
 pub(super) struct Piece {
-    bytes: Vec<u8>,
+    bytes: Arc<[u8]>,
     /// Blocks that cannot be used, by index in the piece.
     faults: Vec<(u64, Fault)>,
 }
@@ -60,6 +49,8 @@ pub(super) struct Index {
     /// Record number of the file that owns it.
     record: u64,
     root: Vec<u8>,
+    /// Entries are names with nothing behind them, as opposed to keys with data.
+    names: bool,
     block_size: u64,
     /// Bytes that child VCNs count.
     vcn_unit: u64,
@@ -82,9 +73,15 @@ impl Index {
             return Err(Fault::Field { field: "index block size", value: block_size }.at(place));
         }
         let cluster = u64::from(mft.geometry.cluster);
+        let names = name == I30;
+        let indexed = le32(&root, 0).ok_or(Fault::Short("index root").at(place))?;
+        if indexed != if names { kind::FILE_NAME } else { 0 } {
+            return Err(Fault::Field { field: "type of the indexed attribute", value: indexed.into() }.at(place));
+        }
         let mut index = Index {
             record,
             root,
+            names,
             block_size,
             vcn_unit: if cluster <= block_size { cluster } else { 512 },
             allocation: None,
@@ -111,7 +108,16 @@ impl Index {
             return Err(Fault::Field { field: "index block size", value: block_size });
         }
         let bitmap = vec![0xFF; (blocks.len() / block_size / 8) as usize + 1];
-        Ok(Index { record: 0, root, block_size, vcn_unit: 512, allocation: Some(blocks), bitmap, weight: 0 })
+        Ok(Index {
+            record: 0,
+            root,
+            names: true,
+            block_size,
+            vcn_unit: 512,
+            allocation: Some(blocks),
+            bitmap,
+            weight: 0,
+        })
     }
 
     /// Bytes of memory.
@@ -178,7 +184,7 @@ impl Index {
 
     fn root_node(&self) -> Result<Node<'_>> {
         let place = Place::Index { record: self.record, block: None };
-        let node = Node::new(place, 0, Source::Root(&self.root), ROOT_HEADER, self.root.len())?;
+        let node = Node::new(place, self.names, 0, Source::Root(&self.root), ROOT_HEADER, self.root.len())?;
         if !node.inner && self.bitmap.iter().any(|&byte| byte != 0) {
             return Err(Fault::Missing("child, yet its index has blocks in use").at(place));
         }
@@ -282,7 +288,7 @@ impl Index {
         if own.checked_mul(self.vcn_unit) != Some(offset) {
             return Err(Fault::Field { field: "own VCN", value: own }.at(place));
         }
-        Node::new(place, block + 1, Source::Block(piece), start + BLOCK_HEADER, end)
+        Node::new(place, self.names, block + 1, Source::Block(Arc::clone(&piece.bytes)), start + BLOCK_HEADER, end)
     }
 
     fn load(&self, first: u64, count: u64) -> Result<Arc<Piece>> {
@@ -296,124 +302,7 @@ impl Index {
                 faults.push((slot, fault));
             }
         }
-        Ok(Arc::new(Piece { bytes, faults }))
-    }
-}
-
-/// Low bits of a position: offset of the entry in its node. Above: 0 for the root, else block number + 1.
-const POSITION_BITS: u32 = 20;
-
-enum Source<'i> {
-    Root(&'i [u8]),
-    Block(Arc<Piece>),
-}
-
-/// A node: the entries of the root or of a block.
-struct Node<'i> {
-    place: Place,
-    /// 0 for the root, else block number + 1.
-    number: u64,
-    source: Source<'i>,
-    /// Where the node begins in the source: entry offsets count from here.
-    base: usize,
-    /// Offset of the first entry.
-    first: usize,
-    /// Offset after the last entry.
-    end: usize,
-    /// Its entries have children: all of them, or none.
-    inner: bool,
-}
-
-/// An entry of a node.
-pub(super) struct Entry<'n> {
-    /// File reference of the file named, in folders.
-    pub(super) reference: u64,
-    /// The key, in folders a $FILE_NAME; empty in the last entry.
-    pub(super) key: &'n [u8],
-    /// Data of view indexes.
-    pub(super) data: &'n [u8],
-    /// Identifies the entry within its index: never 0.
-    pub(super) position: u64,
-    /// Structure it is in.
-    pub(super) place: Place,
-    child: Option<u64>,
-    flags: u16,
-    len: usize,
-}
-
-impl Entry<'_> {
-    fn is_last(&self) -> bool {
-        self.flags & LAST != 0
-    }
-}
-
-impl<'i> Node<'i> {
-    fn new(place: Place, number: u64, source: Source<'i>, base: usize, limit: usize) -> Result<Self> {
-        let mut node = Node { place, number, source, base, first: 0, end: 0, inner: false };
-        let field = |offset| le32(node.bytes(), base + offset).ok_or(Fault::Short("index node").at(place));
-        let (first, end) = (field(0)? as usize, field(4)? as usize);
-        if first < 0x10 || first > end || end > limit.saturating_sub(base) {
-            return Err(Fault::Field { field: "end of the index entries", value: end as u64 }.at(place));
-        }
-        let large = field(0x0C)? & HAS_CHILDREN != 0;
-        // A root keeps the flag while it has an allocation, used or not: there the entries tell.
-        let inner = match number {
-            0 => le16(node.bytes(), base + first + 0x0C).is_some_and(|flags| flags & HAS_CHILD != 0),
-            _ => large,
-        };
-        (node.first, node.end, node.inner) = (first, end, inner);
-        Ok(node)
-    }
-
-    fn bytes(&self) -> &[u8] {
-        match &self.source {
-            Source::Root(bytes) => bytes,
-            Source::Block(piece) => &piece.bytes,
-        }
-    }
-
-    fn entry(&self, at: usize) -> Result<Entry<'_>> {
-        let fault = |what| Fault::Entry { offset: at, what }.at(self.place);
-        let bytes = self.bytes().get(self.base + at..self.base + self.end).ok_or_else(|| fault("is missing"))?;
-        let short = || fault("is cut off");
-        let len = usize::from(le16(bytes, 8).ok_or_else(short)?);
-        let key_len = usize::from(le16(bytes, 0x0A).ok_or_else(short)?);
-        let flags = le16(bytes, 0x0C).ok_or_else(short)?;
-        let bytes = bytes.get(..len).ok_or_else(|| fault("passes the end of its node"))?;
-        if len < 0x10 || !len.is_multiple_of(8) {
-            return Err(fault("impossible length"));
-        }
-        // What follows an early end, or lies below an entry that denies its child, would be lost unnoticed.
-        if flags & LAST != 0 && at + len != self.end {
-            return Err(fault("is the last one, with others after it"));
-        }
-        if (flags & HAS_CHILD != 0) != self.inner {
-            return Err(fault("contradicts its node about children"));
-        }
-        let (body, child) = match flags & HAS_CHILD {
-            0 => (len, None),
-            _ if len < 0x18 => return Err(short()),
-            _ => (len - 8, Some(le64(bytes, len - 8).ok_or_else(short)?)),
-        };
-        let key = match flags & LAST {
-            0 => bytes
-                .get(0x10..0x10 + key_len)
-                .filter(|_| 0x10 + key_len <= body)
-                .ok_or_else(|| fault("its key passes its end"))?,
-            _ => &[],
-        };
-        // In view indexes the reference is two 16-bit numbers: offset and length of the data.
-        let (data_at, data_len) = (le16(bytes, 0).map_or(0, usize::from), le16(bytes, 2).map_or(0, usize::from));
-        Ok(Entry {
-            reference: le64(bytes, 0).ok_or_else(short)?,
-            key,
-            data: bytes.get(data_at..data_at + data_len).unwrap_or_default(),
-            position: (at as u64) | self.number << POSITION_BITS,
-            place: self.place,
-            child,
-            flags,
-            len,
-        })
+        Ok(Arc::new(Piece { bytes: bytes.into(), faults }))
     }
 }
 
@@ -429,6 +318,20 @@ pub(super) struct Cursor<'a> {
 }
 
 impl<'a> Cursor<'a> {
+    /// The entry before the next one, as long as nothing was asked of the cursor since it was made.
+    pub(super) fn before(&self) -> Result<Option<Entry<'_>>> {
+        // What precedes the first entry of a node precedes the way to it.
+        let Some((node, end)) = self.stack.iter().rev().find(|(node, at)| *at > node.first) else { return Ok(None) };
+        let mut at = node.first;
+        loop {
+            let entry = node.entry(at)?;
+            at += entry.len;
+            if at >= *end {
+                return Ok(Some(entry));
+            }
+        }
+    }
+
     /// The next entry that has a key.
     pub(super) fn next(&mut self) -> Result<Option<Entry<'_>>> {
         if std::mem::take(&mut self.passed) {

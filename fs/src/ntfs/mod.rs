@@ -33,6 +33,7 @@ mod index;
 pub mod logfile;
 mod mft;
 mod name;
+mod node;
 mod record;
 mod recover;
 mod reparse;

@@ -73,7 +73,7 @@ pub struct Ntfs {
     root: FileId,
     label: NameBuf,
     notes: Vec<String>,
-    log: LogOutcome,
+    pub(super) log: LogOutcome,
     stats: OnceLock<FsStats>,
 }
 
