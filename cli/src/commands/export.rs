@@ -13,8 +13,8 @@ use crate::context::Context;
 use crate::output::{Out, human_size};
 use crate::sys;
 
-/// Threads when the user does not say: reads overlap each other, and more than this no storage needs.
-const MAX_THREADS: usize = 8;
+/// Threads when the user does not say. Reads overlap each other, also on few processors; more than the last no storage needs.
+const THREADS: std::ops::RangeInclusive<usize> = 4..=8;
 
 /// How to export.
 pub struct How {
@@ -49,7 +49,7 @@ pub fn run(spec: &str, how: &How, reading: &Reading, context: &Context) -> Outco
             ExportFormat::StreamVmdk => Format::StreamVmdk,
         },
         adapter: planned.disk.ddb("adapterType").unwrap_or("lsilogic"),
-        threads: how.threads.unwrap_or(processors.min(MAX_THREADS)),
+        threads: how.threads.unwrap_or(processors.clamp(*THREADS.start(), *THREADS.end())),
         overwrite: how.force,
         progress: &mut progress,
         verify: &|| planned.storage.verify(),
