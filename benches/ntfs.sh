@@ -9,6 +9,8 @@
 # IMAGE     kept from one run for the next, and made (minutes) when it is not there; without it one is made
 #           and removed: 1 GiB on disk, 1.2 GiB for a million files
 # ROUNDS    how often (default 5)
+# SLOW_US   makes both servers wait for the image as for storage behind a network: so many microseconds for each read,
+#           and as long as its bytes take at 2 GB/s
 # Needs root, ntfs-3g, attr, xxd and python3. On a machine that does other work: chrt -r 10 benches/ntfs.sh
 set -euo pipefail
 
@@ -84,15 +86,21 @@ printf '# Disk DescriptorFile\nversion=1\nCID=11111111\nparentCID=ffffffff\ncrea
   $(($(stat -c %s "$image") / 512)) > "$work/vm/disk.vmdk"
 image=$work/vm/disk-flat.vmdk
 
+slow=
+if [ -n "${SLOW_US:-}" ]; then
+  slow=$work/slow.so
+  gcc -O2 -shared -fPIC -o "$slow" "$here/slow.c" -ldl
+fi
+
 up_vcbmount() {
-  "$bin" -q mount --vm "path:$work/vm/disk.vmdk" --mode file --at "$at" > /dev/null
+  LD_PRELOAD=$slow "$bin" -q mount --vm "path:$work/vm/disk.vmdk" --mode file --at "$at" > /dev/null
   tree=$at/digits/1
   pid=$(sed -n 's/.*"pid": \([0-9]*\).*/\1/p' "$VCBMOUNT_STATE"/sessions/*.json | head -1)
 }
 down_vcbmount() { "$bin" umount "$at" > /dev/null; }
 up_ntfs3g() {
   mkdir -p "$at"
-  ntfs-3g -o ro,no_detach "$image" "$at" > /dev/null 2>&1 &
+  LD_PRELOAD=$slow ntfs-3g -o ro,no_detach "$image" "$at" > /dev/null 2>&1 &
   pid=$!
   until mountpoint -q "$at"; do sleep 0.02; done
   tree=$at

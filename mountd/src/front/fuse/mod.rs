@@ -23,9 +23,9 @@ use crate::view::View;
 const LAYER: &str = "fuse";
 /// Bounds of the number of threads. They block in reads of the storage, so more than processors are of use.
 const THREADS: std::ops::RangeInclusive<usize> = 4..=16;
-/// What the kernel reads ahead, in KiB: its requests are cut at 1 MiB anyway, and the default of 128 makes
-/// eight times as many.
-const READ_AHEAD_KIB: u32 = 1024;
+/// What the kernel reads ahead, in KiB: as many requests of 1 MiB, which is their longest, as storage that answers slowly
+/// is asked for at once. The default is 128.
+const READ_AHEAD_KIB: u32 = 4096;
 /// Subtype in the list of mounts, for mounts through fusermount3.
 const SUBTYPE: &str = "vcbmount";
 

@@ -23,6 +23,7 @@ use std::collections::VecDeque;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
+use std::time::Duration;
 
 use fuser::Notifier;
 
@@ -31,10 +32,14 @@ use crate::view::{NodeId, View};
 
 /// Longest file that is small: what one request of the kernel can carry.
 const SMALL: u64 = 1 << 20;
-/// Threads that run ahead. The second is for storage that answers slowly.
-const WORKERS: usize = 2;
+/// Threads that run ahead. Most of them wait for storage that answers slowly, or do nothing.
+const WORKERS: usize = 8;
+/// Reading a small file takes longer than this where the storage has to be waited for: then another thread helps.
+const SLOW: Duration = Duration::from_micros(200);
 /// Windows that may wait. More are refused: their readers are no worse off than without.
 const QUEUED: usize = 8;
+/// Fewer files than this tell nothing about their reader, so none is left out.
+const MARKED: usize = 4;
 
 /// See the [module](self).
 pub(super) struct Ahead {
@@ -47,8 +52,17 @@ pub(super) struct Ahead {
 #[derive(Default)]
 struct State {
     policy: Policy,
-    queue: VecDeque<Window>,
+    windows: VecDeque<Window>,
+    /// Files of the windows that were listed, with their lengths, in the order in which they will be read.
+    files: VecDeque<(NodeId, u64)>,
     stopped: bool,
+}
+
+/// What a thread does next.
+enum Task {
+    List(Window),
+    /// Stores a file of that length.
+    Store(NodeId, u64),
 }
 
 impl Ahead {
@@ -70,9 +84,9 @@ impl Ahead {
         let Ok(dir) = self.view.parent(node) else { return };
         let mut state = self.state();
         if let Some(window) = state.policy.read(dir, node)
-            && state.queue.len() < QUEUED
+            && state.windows.len() < QUEUED
         {
-            state.queue.push_back(window);
+            state.windows.push_back(window);
             drop(state);
             self.work.notify_one();
         }
@@ -95,17 +109,41 @@ impl Ahead {
         Workers { ahead: Arc::clone(self), threads }
     }
 
-    /// The next window, when there is one; `None` when it is time to end.
-    fn next(&self) -> Option<Window> {
+    /// What to do next, when there is something; `None` when it is time to end.
+    fn next(&self) -> Option<Task> {
         let mut state = self.state();
         loop {
             if state.stopped {
                 return None;
             }
-            if let Some(window) = state.queue.pop_front() {
-                return Some(window);
+            if let Some((node, len)) = state.files.pop_front() {
+                if state.policy.was_read(node) {
+                    continue;
+                }
+                return Some(Task::Store(node, len));
+            }
+            if let Some(window) = state.windows.pop_front() {
+                return Some(Task::List(window));
             }
             state = self.work.wait(state).unwrap_or_else(PoisonError::into_inner);
+        }
+    }
+
+    /// Notes what a window turned out to be: its files, and where it ends unless at the end of the folder.
+    fn listed(&self, dir: NodeId, mut files: Vec<(NodeId, u64)>, next: Option<u64>) {
+        let marker = (files.len() >= MARKED).then(|| files.remove(files.len() / 2).0);
+        let mut state = self.state();
+        state.policy.listed(dir, marker, next);
+        state.files.extend(files);
+    }
+
+    /// Wakes another thread when there is more to do.
+    fn help(&self) {
+        let state = self.state();
+        let more = !state.files.is_empty() || !state.windows.is_empty();
+        drop(state);
+        if more {
+            self.work.notify_one();
         }
     }
 }

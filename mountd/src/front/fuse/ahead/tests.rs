@@ -240,6 +240,49 @@ fn unmounting_does_not_wait_for_a_window() {
     assert!(live.ahead.stored() < 20);
 }
 
+/// Answers after a while, and counts how many are waiting.
+struct Waited {
+    waiting: Arc<AtomicU64>,
+    most: Arc<AtomicU64>,
+}
+
+impl Block for Waited {
+    fn len(&self) -> u64 {
+        1000
+    }
+
+    fn read_at(&self, buf: &mut [u8], _: u64) -> vcb_block::Result<()> {
+        self.most.fetch_max(self.waiting.fetch_add(1, Relaxed) + 1, Relaxed);
+        std::thread::sleep(Duration::from_millis(30));
+        self.waiting.fetch_sub(1, Relaxed);
+        buf.fill(7);
+        Ok(())
+    }
+
+    fn map(&self, range: std::ops::Range<u64>, runs: &mut vcb_block::Runs) -> vcb_block::Result<()> {
+        runs.push_opaque(range.end - range.start);
+        Ok(())
+    }
+}
+
+#[test]
+fn slow_storage_is_asked_for_many_files_at_once() {
+    let mut fs = FakeFs::new();
+    let (waiting, most) = (Arc::<AtomicU64>::default(), Arc::<AtomicU64>::default());
+    for number in 0..100 {
+        fs.block(&format!("many/{}", name(number)), Arc::new(Waited { waiting: waiting.clone(), most: most.clone() }));
+    }
+    let Some(mut live) = Live::new(fs.arc(), 4) else { return };
+    let many = live.root().join("many");
+    assert_eq!(fs::read_dir(&many).unwrap().count(), 100);
+    for number in 0..2 {
+        assert_eq!(read_all(&many.join(name(number))).unwrap(), [7; 1000]);
+    }
+    live.wait_until("most of a window", |stored| stored >= 25);
+    assert!(most.load(Relaxed) >= 4, "{most:?} at once");
+    live.end();
+}
+
 /// Reads all below `dir` in the order of its listing; returns what was read, by path.
 fn read_tree(dir: &Path, top: &Path, into: &mut BTreeMap<PathBuf, Vec<u8>>) {
     let entries: Vec<_> = fs::read_dir(dir).unwrap().map(|entry| entry.unwrap()).collect();

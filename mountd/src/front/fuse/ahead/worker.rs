@@ -1,55 +1,55 @@
-//! Listing, reading and storing a window of small files.
+//! Listing windows, reading and storing their small files.
 
 use std::ops::ControlFlow;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::Ordering::Relaxed;
+use std::time::Instant;
 
 use fuser::{INodeNo, Notifier};
 use vcb_block::{Error, Kind, Result, plan};
 use vcb_fs::FileType;
 
 use super::policy::{From, Window};
-use super::{Ahead, SMALL};
+use super::{Ahead, SLOW, SMALL, Task};
 use crate::view::{Entry, NodeId, View};
 
 /// Entries looked at to find a reader's place in a folder, and then for one window.
 const MAX_SOUGHT: usize = 100_000;
 const MAX_LISTED: usize = 4096;
-/// Fewer files than this tell nothing about their reader, so none is left out.
-const MARKED: usize = 4;
 
-/// Stores windows until it is told to end.
+/// Lists windows and stores files until it is told to end.
 pub(super) fn run(ahead: &Ahead, notifier: &Notifier) {
     let mut buffer = Vec::new();
-    while let Some(window) = ahead.next() {
+    let view = ahead.view.as_ref();
+    while let Some(task) = ahead.next() {
         // A defect met here is met again, and reported, by whoever reads the file.
-        let listed = catch_unwind(AssertUnwindSafe(|| list(ahead.view.as_ref(), &window)));
-        let listing = listed.unwrap_or_else(|_| Err(Error::new(Kind::Io, "front", "a defect"))).unwrap_or_default();
-        let marker = (listing.files.len() >= MARKED).then(|| listing.files[listing.files.len() / 2].0);
-        ahead.state().policy.listed(window.dir, marker, listing.next);
-        for (node, len) in listing.files {
-            let skip = {
-                let state = ahead.state();
-                if state.stopped {
-                    return;
+        match task {
+            Task::List(window) => {
+                let listed = catch_unwind(AssertUnwindSafe(|| list(view, &window)));
+                let listing = listed.unwrap_or_else(|_| Err(defect())).unwrap_or_default();
+                ahead.listed(window.dir, listing.files, listing.next);
+            }
+            Task::Store(node, len) => {
+                let began = Instant::now();
+                let read = catch_unwind(AssertUnwindSafe(|| read(view, node, len, &mut buffer)));
+                if began.elapsed() > SLOW {
+                    ahead.help();
                 }
-                Some(node) == marker || state.policy.was_read(node)
-            };
-            if skip {
-                continue;
+                if read.unwrap_or_else(|_| Err(defect())).is_err() {
+                    continue;
+                }
+                match notifier.store(INodeNo(node.0), 0, &buffer) {
+                    Ok(()) => drop(ahead.stored.fetch_add(1, Relaxed)),
+                    // That the kernel has forgotten the file is no error here.
+                    Err(err) => tracing::debug!(%err, "cannot store ahead"),
+                }
             }
-            let read = || read(ahead.view.as_ref(), node, len, &mut buffer);
-            if !matches!(catch_unwind(AssertUnwindSafe(read)), Ok(Ok(()))) {
-                continue;
-            }
-            // That the kernel has forgotten the file is no error here.
-            if let Err(err) = notifier.store(INodeNo(node.0), 0, &buffer) {
-                tracing::debug!(%err, "cannot store ahead");
-                break;
-            }
-            ahead.stored.fetch_add(1, Relaxed);
         }
     }
+}
+
+fn defect() -> Error {
+    Error::new(Kind::Io, "front", "a defect")
 }
 
 /// Small files with their lengths.
