@@ -304,6 +304,36 @@ fn chosen(bytes: &[u8], places: &Places<'_>, torture: bool) -> Vec<usize> {
 }
 
 #[test]
+fn a_folder_called_as_ntfs_calls_its_own_files_is_not_taken_for_one() {
+    const NAME: &str = "$Recycle.Bin";
+    let recipe = Recipe { megabytes: 2, sector: 512, cluster: 1024 };
+    let made = Made::new(&recipe, |root| {
+        for name in ["a", NAME, "z"] {
+            std::fs::create_dir(root.join(name)).unwrap();
+        }
+    });
+    let Some(made) = made else { return };
+    let bytes = Arc::new(made.bytes());
+    let fs = open(&made.block());
+    let expected = survey(&*fs);
+    assert!(expected.len() == 3 && unfound(&*fs, expected.keys()).is_empty());
+    // NTFS's own are left out, which is no damage.
+    assert_eq!(fs.child(fs.root(), b"$MFT").unwrap_err().kind(), Kind::NotFound);
+    let name: Vec<u8> = NAME.encode_utf16().flat_map(u16::to_le_bytes).collect();
+    // The index entry, and what lies as far before the name in the record.
+    let places = bytes.windows(name.len()).enumerate().filter(|(_, found)| *found == name).map(|(at, _)| at - 0x52);
+    let mut flips = 0;
+    for bit in places.flat_map(|at| at * 8..(at + 0x52 + name.len()) * 8) {
+        let mutant = Flipped { bytes: bytes.clone(), byte: bit as u64 / 8, mask: 1 << (bit % 8) };
+        if let Outcome::Silent([gone, new, _]) = judge(mutant, &expected) {
+            assert!(gone.is_empty() && new.is_empty(), "{:#x} bit {}: {gone:?}, {new:?}", bit / 8, bit % 8);
+        }
+        flips += 1;
+    }
+    assert!(flips >= 2 * 8 * 0x6A);
+}
+
+#[test]
 fn every_flipped_bit_ends_in_an_answer() {
     let Some(made) = volume() else { return };
     let bytes = Arc::new(made.bytes());

@@ -106,26 +106,26 @@ impl Ntfs {
         Ok(folder)
     }
 
-    /// NTFS's own files, and the root's entry for itself. Their names are checked, so that a damaged reference does
-    /// not hide another file.
-    fn is_hidden(&self, dir: FileId, entry: u64, name: Utf16<'_>) -> bool {
-        let number = entry & NUMBER;
+    /// NTFS's own files, and the root's entry for itself. The files must agree, so that a damaged reference does not
+    /// hide another one.
+    fn is_hidden(&self, dir: FileId, found: &FileName<'_>, entry: u64) -> bool {
         dir.0 & NUMBER == ROOT
-            && match number {
-                ROOT => name.is("."),
-                0..FIRST_USER => !self.options.metafiles && name.units().next() == Some(u16::from(b'$')),
+            && match entry & NUMBER {
+                ROOT => found.name.is("."),
+                0..FIRST_USER if !self.options.metafiles => {
+                    matches!(self.own_name(dir, entry, |own| own == found.name), Ok(Some(_)))
+                }
                 _ => false,
             }
     }
 
-    /// Whether the file of an entry agrees with it about its name, `None` when not, and then whether that is for DOS only.
-    fn own_name(&self, dir: FileId, found: &FileName<'_>, entry: u64) -> Result<Option<bool>> {
+    /// Whether a file says that `dir` has a name for it that `is_it` accepts, and then whether that is for DOS only.
+    fn own_name(&self, dir: FileId, file: u64, is_it: impl Fn(Utf16<'_>) -> bool) -> Result<Option<bool>> {
         let mut own_name = None;
-        let file = File::open(&self.mft, entry)?;
         let wanted = |k, _: Utf16<'_>, _| k == kind::FILE_NAME;
-        file.visit(wanted, |attribute| {
+        File::open(&self.mft, file)?.visit(wanted, |attribute| {
             let own = FileName::parse(attribute.resident()?)?;
-            if own.folder & NUMBER == dir.0 & NUMBER && own.name == found.name {
+            if own.folder & NUMBER == dir.0 & NUMBER && is_it(own.name) {
                 own_name = Some(own_name.unwrap_or(false) || own.is_dos());
             }
             Ok(())
@@ -136,11 +136,11 @@ impl Ntfs {
     /// True when the file agrees that the folder has its name for DOS only: it stands beside a real one, and is left
     /// out. A file that cannot be read does not contradict; its other name tells.
     fn is_for_dos(&self, dir: FileId, found: &FileName<'_>, entry: u64) -> bool {
-        self.own_name(dir, found, entry).map_or(true, |own| own == Some(true))
+        self.own_name(dir, entry, |own| own == found.name).map_or(true, |own| own == Some(true))
     }
 
     fn is_left_out(&self, dir: FileId, found: &FileName<'_>, entry: u64) -> bool {
-        self.is_hidden(dir, entry, found.name) || (found.is_dos() && self.is_for_dos(dir, found, entry))
+        self.is_hidden(dir, found, entry) || (found.is_dos() && self.is_for_dos(dir, found, entry))
     }
 
     pub(super) fn walk(
@@ -224,15 +224,22 @@ impl Ntfs {
     }
 
     /// Before a name is said not to be there: finds damage that could have led past it, or made another name of it.
-    fn check_missing(&self, dir: FileId, folder: &Folder, name: Utf16<'_>) -> Result<()> {
+    fn check_missing(&self, dir: FileId, folder: &Folder, name: Utf16<'_>, ignore_case: bool) -> Result<()> {
         self.check_order(folder)?;
+        let is_it =
+            |own: Utf16<'_>| own == name || (ignore_case && self.upcase.compare(own.units(), name.units()).is_eq());
+        // A file that cannot be read says nothing; that it has this name would be a second damage.
+        let check = |entry: &Entry<'_>| match self.own_name(dir, entry.reference, is_it) {
+            Ok(Some(false)) => Err(entry.fault("has another name than its file")),
+            Ok(_) | Err(_) => Ok(()),
+        };
         let mut cursor = folder.index.seek(&self.nodes, |key| self.compare(key, name))?;
         // In an index in order, an entry whose name was damaged is still beside the place of its right one.
         if let Some(before) = cursor.before()? {
-            self.check_name(dir, &before)?;
+            check(&before)?;
         }
         while let Some(entry) = cursor.next()? {
-            self.check_name(dir, &entry)?;
+            check(&entry)?;
             if self.compare(entry.key, name).map_err(|fault| fault.at(entry.place))?.is_ne() {
                 break;
             }
@@ -258,15 +265,6 @@ impl Ntfs {
         Ok(())
     }
 
-    /// That the file of `entry` agrees about its name.
-    fn check_name(&self, dir: FileId, entry: &Entry<'_>) -> Result<()> {
-        let found = FileName::of(entry)?;
-        match self.own_name(dir, &found, entry.reference)? {
-            Some(_) => Ok(()),
-            None => Err(Fault::Mismatch("the name that its folder has for it").in_record(entry.reference & NUMBER)),
-        }
-    }
-
     /// How an index key compares with `name`, whatever the case.
     fn compare(&self, key: &[u8], name: Utf16<'_>) -> Result<Ordering, Fault> {
         Ok(self.upcase.compare(FileName::parse(key)?.name.units(), name.units()))
@@ -281,7 +279,7 @@ impl Ntfs {
         let bytes: Vec<u8> = units.iter().flat_map(|unit| unit.to_le_bytes()).collect();
         let wanted = Utf16(&bytes);
         let mut cursor = folder.index.seek(&self.nodes, |key| self.compare(key, wanted))?;
-        let mut other_case = None;
+        let (mut other_case, mut left_out) = (None, false);
         // Names that differ in case only are neighbours; which of them comes first does not matter here.
         while let Some(entry) = cursor.next()? {
             let found = FileName::of(&entry)?;
@@ -289,6 +287,7 @@ impl Ntfs {
                 break;
             }
             if self.is_left_out(dir, &found, entry.reference) {
+                left_out = true;
                 continue;
             }
             if found.name == wanted {
@@ -298,8 +297,9 @@ impl Ntfs {
         }
         match other_case.filter(|_| ignore_case) {
             Some(found) => Ok(found),
+            None if left_out => Err(missing()),
             None => {
-                self.check_missing(dir, &folder, wanted).map_err(|err| self.log.explain(err))?;
+                self.check_missing(dir, &folder, wanted, ignore_case).map_err(|err| self.log.explain(err))?;
                 Err(missing())
             }
         }
